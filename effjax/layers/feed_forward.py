@@ -1,0 +1,56 @@
+"""The position-wise feed-forward network, optionally in slices of the length."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from effjax.ops.chunking import map_chunks
+
+ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
+
+
+class FeedForward(nn.Module):
+    """`y = W2 dropout(act(W1 x + b1)) + b2`, `[B, T, D] -> [B, T, D]`.
+
+    The dropout mask is shared over time (as in trax), so that slicing the length changes nothing and a recomputation
+    replays one mask.
+
+    Attributes:
+      d_model: width D.
+      d_ff: width of the hidden layer.
+      activation: "relu", "gelu" or "silu".
+      dropout_rate: on the hidden layer.
+      chunk_size: tokens a slice; the hidden layer of one slice at a time is in memory. 0: the whole length at once.
+      dtype: dtype of the computation.
+
+    Source: Vaswani et al. 2017 (1706.03762), section 3.3; slices: Kitaev et al. 2020 (2001.04451), section 3.
+    """
+
+    d_model: int
+    d_ff: int
+    activation: str = "relu"
+    dropout_rate: float = 0.0
+    chunk_size: int = 0
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation={self.activation!r}; one of {', '.join(ACTIVATIONS)} is allowed")
+        self.inner = nn.Dense(self.d_ff, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
+        self.outer = nn.Dense(self.d_model, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
+        self.dropout = nn.Dropout(self.dropout_rate)
+
+    def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool = True) -> Float[Array, "B T D"]:
+        keep = self.dropout(jnp.ones((x.shape[0], 1, self.d_ff), self.dtype), deterministic=deterministic)
+        if not self.chunk_size or self.is_initializing():
+            return self.outer(ACTIVATIONS[self.activation](self.inner(x)) * keep)
+        # Flax modules cannot be called under a JAX loop: the loop's body gets them unbound, with their variables.
+        (inner, inner_variables), (outer, outer_variables) = self.inner.unbind(), self.outer.unbind()
+
+        def feed(piece):
+            hidden = ACTIVATIONS[self.activation](inner.apply(inner_variables, piece)) * keep
+            return outer.apply(outer_variables, hidden)
+
+        return map_chunks(feed, x, chunk_size=self.chunk_size)

@@ -1,0 +1,86 @@
+"""Exact attention: the baseline that every other family is measured against."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from effjax.layers.cache import write
+from effjax.layers.mixer import Mixer, neutralise, stream_segments
+from effjax.layers.projections import from_heads, to_heads
+from effjax.ops.full import full_attention
+
+
+@flax.struct.dataclass
+class KeyValueCache:
+    """All past keys and values, `[B, max_length, N, H]`: O(n), as exact attention needs."""
+
+    key: jax.Array
+    value: jax.Array
+    segment_ids: jax.Array  # [B, max_length], -1 where empty or padded
+    index: jax.Array  # tokens seen so far
+
+
+class FullAttention(Mixer):
+    """Multi-head attention, `softmax(Q K^T / sqrt(H)) V` per head, in memory linear in length.
+
+    Attributes:
+      causal: a position sees itself and the past only.
+      implementation: see `effjax.ops.full.full_attention`.
+
+    Source: Vaswani et al. 2017 (1706.03762), section 3.2; memory: Rabe & Staats 2021 (2112.05682).
+    """
+
+    causal: bool = True
+    implementation: str | None = None
+
+    def setup(self):
+        self.query = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
+        self.key = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
+        self.value = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
+        self.out = from_heads(self.d_model, dtype=self.dtype)
+
+    def mix(
+        self, x, state=None, replay=None, *, positions=None, padding_mask=None, segment_ids=None, deterministic=True
+    ):
+        x = neutralise(x, padding_mask)
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        kwargs = dict(causal=self.causal, implementation=self.implementation)
+        if state is None:
+            y = full_attention(
+                q,
+                k,
+                v,
+                padding_mask=padding_mask,
+                segment_ids=segment_ids,
+                dropout_rate=self.dropout_rate,
+                dropout_key=self.dropout_key(deterministic),
+                **kwargs,
+            )
+        else:
+            segments = stream_segments(x, padding_mask, segment_ids)
+            offset = state.index
+            state = KeyValueCache(
+                key=write(state.key, k, offset),
+                value=write(state.value, v, offset),
+                segment_ids=write(state.segment_ids, segments, offset),
+                index=offset + x.shape[1],
+            )
+            y = full_attention(
+                q,
+                state.key.astype(q.dtype),
+                state.value.astype(q.dtype),
+                segment_ids=jnp.maximum(segments, 0),
+                key_segment_ids=state.segment_ids,
+                query_offset=offset,
+                **kwargs,
+            )
+        return neutralise(self.out(y), padding_mask), state, ()
+
+    def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> KeyValueCache:
+        if not self.causal:
+            raise ValueError("causal=False cannot stream: a token's output needs tokens that are still to come")
+        heads = jnp.zeros((batch_size, max_length, self.n_heads, self.head_dim), dtype)
+        empty = jnp.full((batch_size, max_length), -1, jnp.int32)
+        return KeyValueCache(key=heads, value=heads, segment_ids=empty, index=jnp.zeros((), jnp.int32))

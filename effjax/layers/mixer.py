@@ -1,0 +1,98 @@
+"""The contract of every token mixer: how positions exchange information, whatever the family."""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+State = Any  # a pytree of arrays: key/value cache, window, running sums, memory
+
+
+class Mixer(nn.Module):
+    """A layer that maps `[B, T, D]` to `[B, T, D]`, `y, state = mixer(x, state)`.
+
+    `state=None` in gives `None` out (one pass over the whole sequence); where the family is causal,
+    `initial_state` starts a stream, and any split of a sequence into pieces with the state carried along gives the
+    output of one pass. Padded positions are neutralised on entry and 0 on exit.
+
+    A family implements `mix`, which also takes and returns `replay`: the discrete choices (LSH buckets, for instance)
+    that a recomputation must repeat rather than make again, or `()` where there are none.
+
+    Attributes:
+      d_model: width D of input and output.
+      n_heads: number of heads N.
+      head_dim: width H of a head.
+      dropout_rate: dropout on the attention probabilities, where the family has them.
+      dtype: dtype of the computation; parameters are float32.
+
+    A class sets `bounded_state` where its state has a bounded size, however long the stream.
+    """
+
+    bounded_state: ClassVar[bool] = False
+
+    d_model: int
+    n_heads: int
+    head_dim: int
+    dropout_rate: float = 0.0
+    dtype: Any = jnp.float32
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        state: State = None,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        padding_mask: Bool[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "B T D"], State]:
+        """Mixes positions.
+
+        Args:
+          x: inputs.
+          state: what earlier pieces of the sequence left behind, or None.
+          positions: position of each token, for families that encode them; the others ignore it.
+          padding_mask: True at real tokens.
+          segment_ids: tokens of different segments do not see each other.
+          deterministic: no dropout.
+
+        Returns:
+          The outputs, and the state after this piece (None when none came in).
+        """
+        y, state, _ = self.mix(
+            x,
+            state,
+            positions=positions,
+            padding_mask=padding_mask,
+            segment_ids=segment_ids,
+            deterministic=deterministic,
+        )
+        return y, state
+
+    def mix(self, x, state=None, replay=None, *, positions, padding_mask, segment_ids, deterministic):
+        """As `__call__`, with the discrete choices to repeat as third argument and third result."""
+        raise NotImplementedError
+
+    def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> State:
+        """State before the first token of `batch_size` streams of at most `max_length` tokens each."""
+        raise NotImplementedError
+
+    def dropout_key(self, deterministic: bool) -> jax.Array | None:
+        """Key of this call's attention dropout, None where nothing is dropped."""
+        return None if deterministic or self.dropout_rate == 0.0 else self.make_rng("dropout")
+
+
+def neutralise(x: Float[Array, "B T *rest"], padding_mask: Bool[Array, "B T"] | None) -> Float[Array, "B T *rest"]:
+    """Zeros at padded positions, whatever stood there (NaN too), with zero gradient."""
+    if padding_mask is None:
+        return x
+    return jnp.where(padding_mask.reshape(padding_mask.shape + (1,) * (x.ndim - 2)), x, 0)
+
+
+def stream_segments(x, padding_mask, segment_ids) -> Int[Array, "B T"]:
+    """Segment of every token as a stream keeps it: what is given (0 without), -1 where padded, so that one
+    comparison of equality serves packing, padding and slots that are still empty."""
+    segments = jnp.zeros(x.shape[:2], jnp.int32) if segment_ids is None else segment_ids.astype(jnp.int32)
+    return segments if padding_mask is None else jnp.where(padding_mask, segments, -1)

@@ -1,0 +1,54 @@
+"""Absolute positions, added to token embeddings; any slice of them at any time."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from effjax.ops.positions import axial_positions, sinusoidal_positions
+
+
+class SinusoidalPositions(nn.Module):
+    """Fixed sines and cosines of any length. Source: Vaswani et al. 2017 (1706.03762), section 3.5."""
+
+    d_model: int
+    dtype: Any = jnp.float32
+    max_length = None
+
+    def __call__(self, positions: Int[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B T D"]:
+        return sinusoidal_positions(positions, self.d_model).astype(self.dtype)
+
+
+class AxialPositions(nn.Module):
+    """Learned positions on a grid: `position i n2 + j -> [E1_i ; E2_j]`, `n1 d1 + n2 d2` parameters for `n1 n2` places.
+
+    Attributes:
+      shape: n1, n2, … whose product is the greatest length.
+      dims: d1, d2, … whose sum is D.
+      init_scale: standard deviation of the initial tables (1 in trax).
+      dtype: dtype of the result.
+
+    Source: Kitaev et al. 2020 (2001.04451), appendix; `AxialPositionalEncoding` in trax.
+    """
+
+    shape: tuple[int, ...]
+    dims: tuple[int, ...]
+    init_scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        if len(self.shape) != len(self.dims):
+            raise ValueError(f"axial shape={self.shape} and dims={self.dims} must have as many axes as each other")
+        self.tables = [
+            self.param(f"axis_{i}", nn.initializers.normal(self.init_scale), (n, d))
+            for i, (n, d) in enumerate(zip(self.shape, self.dims))
+        ]
+
+    @property
+    def max_length(self) -> int:
+        return math.prod(self.shape)
+
+    def __call__(self, positions: Int[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B T D"]:
+        return axial_positions(self.tables, positions).astype(self.dtype)

@@ -1,0 +1,1 @@
+"""Stacks of blocks: the decoder, its parts, and generation from it."""

@@ -1,0 +1,133 @@
+"""A stack of blocks: one period of unlike blocks, scanned over its repeats, residual or reversible."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from effjax.models.block import Period
+from effjax.ops.residual import residual_stack
+from effjax.ops.reversible import reversible_stack
+
+RESIDUALS = ("residual", "reversible", "exact")
+
+
+class Stack(nn.Module):
+    """`repeats` repetitions of a period of blocks.
+
+    - "residual": `x <- x + mix(x); x <- x + feed(x)`.
+    - "reversible": two float32 streams that both start as x, `y1 = x1 + mix(x2); y2 = x2 + feed(y1)`; the backward
+      pass recomputes activations from the output, which is the concatenation `[y1 ; y2]`, `[B, T, 2 D]`.
+    - "exact": reversible on a fixed-point grid, where the recomputation is bit-exact.
+
+    Parameters are those of real submodules, each with a leading axis over repeats.
+
+    Attributes:
+      period: the blocks that repeat.
+      repeats: how often.
+      residual: one of the above.
+      remat: with "residual", recompute the activations of each period by `jax.checkpoint`.
+
+    Source: Kitaev et al. 2020 (2001.04451), section 3; Gomez et al. 2017 (1707.04585).
+    """
+
+    period: Period
+    repeats: int
+    residual: str = "residual"
+    remat: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.residual not in RESIDUALS:
+            raise ValueError(f"residual={self.residual!r}; one of {', '.join(RESIDUALS)} is allowed")
+        if self.remat and self.residual != "residual":
+            raise ValueError(f"remat=True with residual={self.residual!r}, which already recomputes its activations")
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        states=None,
+        *,
+        positions=None,
+        padding_mask=None,
+        segment_ids=None,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "B T E"], Any]:
+        """Runs the stack.
+
+        Args:
+          x: embeddings, padded positions already neutral.
+          states: what `initial_state` or an earlier piece gave, or None.
+          positions, padding_mask, segment_ids, deterministic: as in `effjax.layers.Mixer`.
+
+        Returns:
+          `[B, T, D]` (residual) or `[B, T, 2 D]` (reversible), float32; and the states after this piece, or None.
+        """
+        if self.is_initializing():
+            initialise = nn.vmap(
+                lambda period, x: period(x),
+                in_axes=None,
+                axis_size=self.repeats,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+            )
+            initialise(self.period, x[:1, :1])
+        blocks = pure_blocks(self.period.clone(parent=None), deterministic)
+        params = self.variables["params"]["period"]
+        # A constant key where nothing is dropped: LSH rotations differ by layer and repeat from call to call.
+        drops = self.has_rng("dropout") and not deterministic
+        base = self.make_rng("dropout") if drops else jax.random.key(0)
+        arguments = dict(
+            consts=dict(positions=positions, padding_mask=padding_mask, segment_ids=segment_ids),
+            states=None if states is None else [(state, None) for state in states],
+            keys=jax.random.split(base, (self.repeats, len(blocks), 2)),
+        )
+        params = [({mixing: params[mixing]}, {feeding: params[feeding]}) for mixing, feeding in self.period.names()]
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if self.residual == "residual":
+            y, saved = residual_stack(blocks, params, x, remat=self.remat, **arguments)
+        else:
+            y1, y2, saved = reversible_stack(blocks, params, x, x, mode=self.residual, **arguments)
+            y = jnp.concatenate([y1, y2], axis=-1)
+        return y, None if states is None else [mixed["state"] for mixed, _ in saved]
+
+    def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> list[Any]:
+        """States before the first token: one per block of the period, with a leading axis over repeats."""
+        states = self.period.initial_states(batch_size, dtype, max_length=max_length)
+        return [jax.tree.map(lambda leaf: jnp.stack([leaf] * self.repeats), state) for state in states]
+
+
+def pure_blocks(period: Period, deterministic: bool):
+    """The blocks of an unbound period as pairs of pure functions, the protocol of `effjax.ops.reversible`.
+
+    The mixing half keeps its new state and the choices to replay; the feeding half has nothing to keep.
+    """
+
+    def mixing(i):
+        def half(params, x, consts, state, key, saved):
+            dropout, hashing = jax.random.split(key)
+            y, state, replay = period.apply(
+                {"params": params},
+                i,
+                x,
+                state,
+                None if saved is None else saved["replay"],
+                deterministic=deterministic,
+                rngs={"dropout": dropout, "hash": hashing},
+                method="mix",
+                **consts,
+            )
+            return y, {"state": state, "replay": replay}
+
+        return half
+
+    def feeding(i):
+        def half(params, x, consts, state, key, saved):
+            rngs = {"dropout": key}
+            return period.apply({"params": params}, i, x, deterministic=deterministic, rngs=rngs, method="feed"), ()
+
+        return half
+
+    return [(mixing(i), feeding(i)) for i in range(len(period.make_mixers))]

@@ -1,0 +1,212 @@
+"""Autoregressive language modelling of a byte or symbol stream, measured in bits per byte."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from effjax.data import load_corpus
+from effjax.data.scoring import scoring_batches
+from effjax.data.streams import StreamReader
+from effjax.data.vocabularies import get_vocabulary
+from effjax.data.windows import WindowReader
+from effjax.errors import UserError
+from effjax.models.build import make_decoder
+from effjax.models.generation import generate
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class LanguageModelling:
+    """Predicts each token of a corpus from those before it: loss is the mean of `-log p(x_t | x_<t)` in nats.
+
+    The corpus is opened when first read, so that a plan of the model needs no data.
+
+    Args:
+      config: a whole configuration; this task reads `data`, `model`, `eval`, `sample`, `batch_size`, `dtype`, `seed`.
+
+    Raises:
+      UserError: a setting that does not exist or does not fit.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        if config.dtype not in DTYPES:
+            raise UserError(f"config.dtype={config.dtype!r}; one of {', '.join(DTYPES)} is allowed")
+        if config.data.reader not in ("windows", "streams"):
+            raise UserError(f"config.data.reader={config.data.reader!r}; 'windows' or 'streams' is allowed")
+        self.vocabulary = get_vocabulary(config.data.vocabulary)
+        self.model = make_decoder(config.model, vocab_size=self.vocabulary.size, dtype=DTYPES[config.dtype])
+        longest = max(config.data.length, config.eval.context)
+        if self.model.max_length is not None and longest > self.model.max_length:
+            raise UserError(
+                f"config.data.length={config.data.length} and config.eval.context={config.eval.context} must not "
+                f"exceed the {self.model.max_length} positions of config.model.axial.shape"
+            )
+
+        if config.data.reader == "streams" and not (self.model.streams_forever and self.model.max_length is None):
+            raise UserError(
+                "config.data.reader='streams' carries state over the whole corpus: every mixer of config.model.pattern "
+                f"needs a state of bounded size (pattern={tuple(config.model.pattern)}) and config.model.positions no "
+                f"greatest length (positions={config.model.positions!r})"
+            )
+
+    @functools.cached_property
+    def corpus(self):
+        data = self.config.data
+        return load_corpus(data.name, path=data.path or None, vocabulary=data.vocabulary)
+
+    def init(self, key: jax.Array):
+        """Parameters, a nested dict of float32 arrays."""
+        return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+
+    def initial_carry(self, batch_size: int):
+        """What a training step hands to the next one: the model's state for contiguous streams, else nothing."""
+        if self.config.data.reader == "windows":
+            return ()
+        return self.model.initial_state(batch_size, self.model.dtype, max_length=self.config.data.length)
+
+    def train_reader(self, process_index: int, process_count: int):
+        """The reader of this process's share of every global batch."""
+        config = self.config
+        arguments = dict(
+            length=config.data.length,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            process_index=process_index,
+            process_count=process_count,
+        )
+        if config.data.reader == "windows":
+            stride = config.data.stride or config.data.length
+            return WindowReader(self.corpus.splits["train"], stride=stride, **arguments)
+        return StreamReader(self.corpus.splits["train"], **arguments)
+
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a global batch."""
+        shape = (self.config.batch_size, self.config.data.length)
+        batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in ("inputs", "targets")}
+        if self.config.data.reader == "streams":
+            batch["reset"] = jax.ShapeDtypeStruct(shape[:1], jnp.bool_)
+        return batch
+
+    def loss(self, params, batch, carry=(), *, key=None, deterministic: bool = True):
+        """Mean loss of a batch.
+
+        Args:
+          params: parameters.
+          batch: `inputs` and `targets`, `[B, T]`; optionally `weights`, `padding_mask` `[B, T]`, `reset` `[B]`.
+          carry: see `initial_carry`.
+          key: PRNG key of dropout and hashing.
+          deterministic: no dropout, constant hashing.
+
+        Returns:
+          `(loss, (metrics, carry))`: nats per target; sums and weights under `{"nats": (sum, weight)}`; the carry for
+          the next step, through which no gradient flows.
+        """
+        state = self.restart(carry, batch["reset"]) if "reset" in batch else None
+        nats, state = self.model.apply(
+            {"params": params},
+            batch["inputs"],
+            batch["targets"],
+            state,
+            padding_mask=batch.get("padding_mask"),
+            deterministic=deterministic,
+            rngs=None if key is None else {"dropout": key},
+            method="nats",
+        )
+        weights = batch.get("weights")
+        weights = jnp.ones_like(nats) if weights is None else weights
+        total, count = jnp.sum(jnp.where(weights > 0, nats, 0.0) * weights), jnp.sum(weights)
+        carry = () if state is None else jax.lax.stop_gradient(state)
+        return total / jnp.maximum(count, 1.0), ({"nats": (total, count)}, carry)
+
+    def restart(self, carry, reset):
+        """The carry, or the initial one where the streams begin again (all rows of a batch do so together)."""
+        fresh = self.initial_carry(reset.shape[0])
+        return jax.tree.map(lambda new, old: jnp.where(jnp.all(reset), new, old), fresh, carry)
+
+    def report(self, metrics: dict[str, float], split: str = "train") -> dict[str, float]:
+        """What is logged of mean metrics: the loss, and bits per byte.
+
+        Where the vocabulary drops bytes the score is bits per symbol, beside bits per original byte, since the two
+        streams are not comparable symbol by symbol.
+        """
+        bits, corpus = metrics["nats"] / math.log(2.0), self.corpus
+        if not self.vocabulary.drops_bytes:
+            return {"loss": metrics["nats"], "bits_per_byte": bits}
+        kept = len(corpus.splits[split]) / corpus.bytes_per_split[split]
+        return {"loss": metrics["nats"], "bits_per_symbol": bits, "bits_per_original_byte": bits * kept}
+
+    def evaluate(
+        self,
+        params,
+        split: str,
+        *,
+        limit: int = 0,
+        context: int = 0,
+        stride: int = 0,
+        batch_size: int = 0,
+        mesh: Mesh | None = None,
+    ) -> dict[str, float]:
+        """Scores a split, every target exactly once, with at least `context - stride` tokens before it.
+
+        Args:
+          params: parameters.
+          split: "train", "valid" or "test".
+          limit: score only the first `limit` targets; 0 scores all (all but the first token, which has no context).
+          context, stride, batch_size: 0 takes those of `config.eval`.
+          mesh: devices over which a batch is spread; None: the default device.
+
+        Returns:
+          `report`'s names, and `targets`, the number of targets scored.
+        """
+        settings = self.config.eval
+        context, stride, batch_size = context or settings.context, stride or settings.stride, batch_size or settings.batch_size
+        if self.model.max_length is not None and context > self.model.max_length:
+            raise UserError(f"context={context} exceeds the {self.model.max_length} positions of the model")
+        if split not in self.corpus.splits:
+            raise UserError(f"split={split!r}; one of {', '.join(self.corpus.splits)} is allowed")
+        tokens = self.corpus.splits[split]
+        batches = scoring_batches(
+            tokens[: limit + 1] if limit else tokens,
+            context=context,
+            stride=stride,
+            batch_size=batch_size,
+            process_index=jax.process_index() if mesh else 0,
+            process_count=jax.process_count() if mesh else 1,
+        )
+        nats = targets = 0.0
+        for batch in batches:
+            total, count = self.score(params, spread(batch, mesh))
+            nats, targets = nats + float(total), targets + float(count)
+        return {**self.report({"nats": nats / targets}, split), "targets": int(targets)}
+
+    @functools.cached_property
+    def score(self):
+        """Compiled: the sum of nats over a batch's scored targets, and their number."""
+        return jax.jit(lambda params, batch: self.loss(params, batch)[1][0]["nats"])
+
+    def sample(self, params, key: jax.Array) -> str:
+        """Text that the model writes after `config.sample.prompt`."""
+        return self.continue_text(params, key, **self.config.sample)
+
+    def continue_text(self, params, key: jax.Array, *, prompt: str, length: int, temperature: float, top_k: int) -> str:
+        """`length` tokens of text after a prompt.
+
+        Raises:
+          UserError: a prompt that is empty, too long, or holds what the vocabulary does not.
+        """
+        ids = np.asarray(self.vocabulary.encode(prompt.encode()), np.int32)[None]
+        tokens = generate(self.model, params, ids, length=length, key=key, temperature=temperature, top_k=top_k)
+        return self.vocabulary.decode(np.asarray(tokens[0])).decode("utf-8", errors="replace")
+
+
+def spread(batch: dict[str, np.ndarray], mesh: Mesh | None):
+    """A process's share of a batch as global arrays, split over the mesh's batch axes."""
+    if mesh is None:
+        return batch
+    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
