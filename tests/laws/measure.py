@@ -1,0 +1,44 @@
+"""How close two pytrees are, and the layers and arrays that the laws share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+D_MODEL = 16
+
+
+def relative_rms(ours, theirs) -> float:
+    """Root mean square of the difference over that of `theirs`, the greatest over the leaves."""
+    worst = 0.0
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape, (a.shape, b.shape)
+        assert np.isfinite(a).all()
+        worst = max(worst, float(np.sqrt(np.mean((a - b) ** 2)) / max(np.sqrt(np.mean(b**2)), 1e-30)))
+    return worst
+
+
+def value_and_grads(fn, arrays, cotangent):
+    """The output of `fn(arrays)`, and the gradient of `sum(output * cotangent)`, compiled."""
+
+    @jax.jit
+    def run(arrays):
+        out, pullback = jax.vjp(fn, arrays)
+        return out, pullback(jnp.asarray(cotangent, out.dtype))[0]
+
+    return run(arrays)
+
+
+def cast(tree, dtype):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+def make_layer(family, **kwargs):
+    """A small layer of a family and its parameters."""
+    layer = family.layer(d_model=D_MODEL, n_heads=2, head_dim=8, **kwargs)
+    params = layer.init(jax.random.key(0), jnp.zeros((1, 4, D_MODEL)))
+    return layer, params
+
+
+def tokens(shape, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).normal(size=(*shape, D_MODEL)).astype(dtype)

@@ -1,0 +1,53 @@
+"""Law 1: outputs, states and every gradient equal a naive dense version in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.laws.families import CHUNK
+from tests.laws.measure import cast, make_layer, relative_rms, tokens, value_and_grads
+
+LENGTH = 2 * CHUNK + 5
+PADDING = np.arange(LENGTH)[None, :] < np.array([LENGTH, LENGTH - 6])[:, None]
+SEGMENTS = np.stack([np.arange(LENGTH) // 9, np.arange(LENGTH) // 7]).astype(np.int32)
+RULES = {
+    "causal": dict(causal=True),
+    "both_sides": dict(causal=False),
+    "padded": dict(causal=False, padding_mask=PADDING),
+    "packed": dict(causal=True, segment_ids=SEGMENTS),
+    "packed_and_padded": dict(causal=True, padding_mask=PADDING, segment_ids=SEGMENTS),
+}
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_op_equals_dense_float64(family, implementation, rules):
+    arrays, frozen = family.inputs(LENGTH)
+    arrays = jax.device_get(cast(cast(arrays, jnp.bfloat16), jnp.float32))  # the same numbers in every precision
+    cotangent = np.random.default_rng(1).normal(size=arrays["v"].shape)
+    if "padding_mask" in rules:  # what comes out at a padded query is the layer's to clear
+        cotangent = cotangent * PADDING[:, :, None, None]
+    with jax.enable_x64(True):
+        oracle = lambda arrays: family.oracle(arrays, frozen, **rules)
+        out, grads = value_and_grads(oracle, cast(arrays, jnp.float64), cotangent)
+    out, grads = jax.device_get((out, grads))
+    ours = lambda arrays: family.op(arrays, frozen, implementation=implementation, **rules)
+    valid = rules.get("padding_mask", np.ones((2, LENGTH), bool))
+
+    for dtype, bound in ((jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)):
+        fast_out, fast_grads = value_and_grads(ours, cast(arrays, dtype), cotangent)
+        assert relative_rms(fast_out[valid], out[valid]) <= bound
+        assert relative_rms(fast_grads, grads) <= bound
+
+
+def test_state_holds_the_projected_past(family):
+    layer, params = make_layer(family)
+    x = tokens((2, 5))
+    _, state = layer.apply(params, x, layer.initial_state(2, max_length=11))
+    name = "query_key" if family.has_buckets else "key"
+    kernel = np.asarray(params["params"][name]["kernel"], np.float64)
+    expected = np.einsum("btd,dnh->btnh", x.astype(np.float64), kernel)
+    assert int(state.index) == 5
+    live = np.asarray(state.segment_ids) >= 0
+    assert live.sum(-1).tolist() == [5, 5]
+    assert relative_rms(np.asarray(state.key)[live].reshape(expected.shape), expected) <= 1e-6

@@ -1,0 +1,75 @@
+"""Law 3: any split of a sequence into pieces with the state carried along gives the output of one pass."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.laws.families import CHUNK
+from tests.laws.measure import make_layer, relative_rms, tokens
+
+LENGTH = 4 * CHUNK + 3
+SPLITS = {
+    "ones": [1] * LENGTH,
+    "prefill": [2 * CHUNK + 3] + [1] * (2 * CHUNK),
+    "uneven": [5, CHUNK + 3, 1, 2 * CHUNK, LENGTH - 3 * CHUNK - 9],
+    "whole": [LENGTH],
+}
+
+
+@pytest.fixture
+def streaming(family):
+    """A layer whose single pass is what its stream computes, with parameters, inputs and that pass."""
+    # A bucket that fits its chunk is cut nowhere: then sorted chunks give the dense definition, which is what streams.
+    options = dict(same_bucket=True, chunk_size=LENGTH) if family.has_buckets else {}
+    layer, params = make_layer(family)
+    layer = layer.clone(**options)
+    x = tokens((2, LENGTH))
+    return layer, params, x, layer.apply(params, x)[0]
+
+
+def run(layer, params, x, pieces, **sequence):
+    apply = jax.jit(layer.apply)
+    state, outputs, start = layer.initial_state(x.shape[0], max_length=LENGTH), [], 0
+    for length in pieces:
+        piece = slice(start, start + length)
+        y, state = apply(params, x[:, piece], state, **{name: array[:, piece] for name, array in sequence.items()})
+        outputs.append(y)
+        start += length
+    assert start == x.shape[1]
+    return np.concatenate(outputs, axis=1), state
+
+
+@pytest.mark.parametrize("pieces", SPLITS.values(), ids=SPLITS)
+def test_pieces_equal_one_pass(streaming, pieces):
+    layer, params, x, whole = streaming
+    y, state = run(layer, params, x, pieces)
+    assert relative_rms(y, whole) <= 1e-5
+    _, once = run(layer, params, x, [LENGTH])
+    assert relative_rms(state, once) <= 1e-6
+
+
+def test_pieces_of_packed_and_padded_sequences(streaming):
+    layer, params, x, _ = streaming
+    segments = np.stack([np.arange(LENGTH) // 13, np.arange(LENGTH) // 6]).astype(np.int32)
+    padding = np.ones((2, LENGTH), bool)
+    padding[1, 4:7] = False
+    x = np.where(padding[..., None], x, np.nan).astype(np.float32)
+    whole, _ = layer.apply(params, x, padding_mask=jnp.asarray(padding), segment_ids=jnp.asarray(segments))
+    y, _ = run(layer, params, x, SPLITS["uneven"], padding_mask=padding, segment_ids=segments)
+    assert relative_rms(y, whole) <= 1e-5
+
+
+def test_state_size_is_what_the_family_promises(family):
+    layer, _ = make_layer(family)
+    size = lambda length: sum(leaf.size for leaf in jax.tree.leaves(layer.initial_state(1, max_length=length)))
+    if layer.bounded_state:
+        assert size(10_000) == size(100)
+    else:
+        assert 1.9 < size(10_000) / size(5_000) <= 2.0
+
+
+def test_only_causal_layers_stream(family):
+    layer, _ = make_layer(family, causal=False)
+    with pytest.raises(ValueError, match="causal=False"):
+        layer.initial_state(1, max_length=8)

@@ -1,0 +1,26 @@
+"""Law 4: every length works; nothing has to divide anything."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.laws.families import CHUNK
+from tests.laws.measure import relative_rms, value_and_grads
+
+LENGTHS = (1, CHUNK - 1, CHUNK, CHUNK + 1, 37)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_any_length(family, implementation, length):
+    arrays, frozen = family.inputs(length, batch=1)
+    cotangent = np.ones(arrays["v"].shape)
+    with jax.enable_x64(True):
+        expected = jax.device_get(value_and_grads(lambda a: family.oracle(a, frozen), arrays, cotangent))
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    out, grads = value_and_grads(
+        lambda a: family.op(a, frozen, causal=True, implementation=implementation), arrays, cotangent
+    )
+    assert relative_rms(out, expected[0]) <= 1e-5
+    for name, gradient in grads.items():
+        scale = max(np.abs(expected[1][name]).max(), 1e-3)  # some are zero: one key's weight is 1, whatever it is
+        assert np.abs(np.asarray(gradient) - expected[1][name]).max() <= 1e-5 * scale + 1e-7

@@ -1,0 +1,61 @@
+"""Law 5: what stands at padded positions, NaN too, changes nothing; a batch of unequal lengths equals one by one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.laws.families import BUCKETS, CHUNK, HASHES, HEADS
+from tests.laws.measure import make_layer, relative_rms, tokens
+
+LENGTHS = (3 * CHUNK, 2 * CHUNK + 3, 1)
+PADDING = np.arange(LENGTHS[0])[None, :] < np.array(LENGTHS)[:, None]
+
+
+@pytest.fixture(params=[True, False], ids=["causal", "both_sides"])
+def mix(family, request):
+    """`mix(params, x, padding_mask, rows) -> y`, the layer with its hash buckets, if any, held fixed."""
+    layer, params = make_layer(family, causal=request.param)
+    buckets = np.random.default_rng(2).integers(0, BUCKETS, (len(LENGTHS), LENGTHS[0], HEADS, HASHES)).astype(np.int32)
+
+    def apply(params, x, padding_mask, rows=slice(None)):
+        replay = jnp.asarray(buckets[rows, : x.shape[1]]) if family.has_buckets else None
+        options = dict(positions=None, segment_ids=None, deterministic=True)
+        return layer.apply(params, x, None, replay, padding_mask=padding_mask, **options, method="mix")[0]
+
+    return apply, params
+
+
+def test_nan_at_padding_changes_nothing(mix):
+    apply, params = mix
+    clean = np.where(PADDING[..., None], tokens(PADDING.shape), 0).astype(np.float32)
+    dirty = np.where(PADDING[..., None], clean, np.nan).astype(np.float32)
+
+    @jax.jit
+    def run(params, x):
+        y, pullback = jax.vjp(lambda params, x: apply(params, x, PADDING), params, x)
+        return y, pullback(jnp.cos(jnp.arange(y.size, dtype=y.dtype).reshape(y.shape)))
+
+    y, gradients = run(params, dirty)
+    expected, expected_gradients = run(params, clean)
+    jax.tree.map(np.testing.assert_array_equal, (y, gradients), (expected, expected_gradients))
+    assert not np.asarray(y)[~PADDING].any()
+    assert not np.asarray(gradients[1])[~PADDING].any()
+
+
+def test_batch_of_unequal_lengths_equals_one_by_one(mix):
+    apply, params = mix
+    x = tokens(PADDING.shape)
+    together = np.asarray(apply(params, x, PADDING))
+    for row, length in enumerate(LENGTHS):
+        alone = apply(params, x[row : row + 1, :length], None, slice(row, row + 1))
+        assert relative_rms(together[row, :length], alone[0]) <= 1e-5
+
+
+def test_a_row_that_sees_nothing_is_zero(family, implementation):
+    arrays, frozen = family.inputs(CHUNK + 3, dtype=np.float32)
+    nobody = np.zeros((2, CHUNK + 3), bool)
+    run = lambda arrays: family.op(arrays, frozen, causal=True, padding_mask=nobody, implementation=implementation)
+    out, pullback = jax.vjp(run, arrays)
+    assert not np.asarray(out).any()
+    assert not any(np.asarray(gradient).any() for gradient in pullback(jnp.ones_like(out))[0].values())

@@ -1,0 +1,49 @@
+"""Law 8: jit, vmap, reverse mode, remat and scan agree; new values never retrace."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.laws.families import CHUNK
+from tests.laws.measure import make_layer, relative_rms, tokens
+
+LENGTH = 2 * CHUNK + 1
+
+
+@pytest.fixture
+def layer_loss(family):
+    layer, params = make_layer(family)
+    return lambda params, x: jnp.sum(jnp.sin(layer.apply(params, x)[0])), params
+
+
+def test_transformations_agree(layer_loss):
+    loss, params = layer_loss
+    batches = tokens((3, 2, LENGTH))
+    grad = jax.value_and_grad(loss, argnums=(0, 1))
+    expected = [grad(params, x) for x in batches]
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
+
+    def scanned(grad):
+        return jax.lax.scan(lambda _, x: (None, grad(params, x)), None, batches)[1]
+
+    assert relative_rms(jax.jit(jax.vmap(grad, (None, 0)))(params, batches), expected) <= 1e-5
+    assert relative_rms(jax.jit(scanned, static_argnums=0)(grad), expected) <= 1e-5
+    remat = jax.value_and_grad(jax.checkpoint(loss), argnums=(0, 1))
+    assert relative_rms(jax.jit(scanned, static_argnums=0)(remat), expected) <= 1e-5
+
+
+def test_new_values_do_not_retrace(family):
+    layer, params = make_layer(family)
+    traces = []
+
+    @jax.jit
+    def run(params, x, state, padding_mask):
+        traces.append(None)
+        return layer.apply(params, x, state, padding_mask=padding_mask)
+
+    state = layer.initial_state(2, max_length=LENGTH)
+    for step in range(3):
+        mask = np.random.default_rng(step).random((2, 4)) > 0.3
+        _, state = run(jax.tree.map(lambda leaf: leaf + step, params), tokens((2, 4), seed=step), state, mask)
+    assert len(traces) == 1

@@ -1,0 +1,142 @@
+"""Laws 1 to 8 for stacks: residual, reversible and exact, with dropout on where it has a say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.laws.measure import cast, relative_rms
+from tests.laws.stacks import D_MODEL, MODES, VOCABULARY, ids, make_decoder, make_stack, naive_stack
+
+LENGTH = 13
+GRID = 2.0**-14
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    return request.param
+
+
+def run_stack(stack, params, x, key):
+    return stack.apply(params, x, deterministic=False, rngs={"dropout": key})[0]
+
+
+@pytest.mark.parametrize("length", [1, LENGTH])
+def test_1_and_4_equals_the_plain_loop(mode, length, monkeypatch):
+    """Outputs and every gradient, dropout on, against Python loops in float64."""
+    stack, x = make_stack(mode, dropout_rate=0.3), np.random.default_rng(0).normal(size=(2, length, D_MODEL))
+    params = stack.init(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))
+    cotangent = np.random.default_rng(1).normal(size=(2, length, D_MODEL * (1 if mode == "residual" else 2)))
+    key = jax.random.key(7)
+    # `make_rng` folds the module's path into the key: ask for what the stack will see.
+    seen = jax.random.key_data(stack.apply(params, rngs={"dropout": key}, method=lambda module: module.make_rng("dropout")))
+
+    def grads(fn, params, x):
+        def scalar(params, x):
+            y = fn(params, x)
+            return jnp.sum(y * jnp.asarray(cotangent, y.dtype)), y
+
+        return jax.jit(jax.grad(scalar, argnums=(0, 1), has_aux=True))(params, x)
+
+    ours, y = grads(lambda params, x: run_stack(stack, params, x, key), params, jnp.asarray(x, jnp.float32))
+    with jax.enable_x64(True):
+        wide = make_stack(mode, dropout_rate=0.3, dtype=jnp.float64)
+        naive = lambda params, x: naive_stack(wide, params, x, jax.random.wrap_key_data(seen))
+        theirs, expected = jax.device_get(grads(naive, cast(params, jnp.float64), jnp.asarray(x)))
+    if mode == "exact":  # every residual sum is rounded to the grid
+        assert np.abs(np.asarray(y) - expected).max() <= 50 * GRID
+        assert relative_rms(y, expected) <= 2e-4
+        np.testing.assert_array_equal(np.asarray(y) / GRID, np.round(np.asarray(y) / GRID))
+    else:
+        assert relative_rms(y, expected) <= 1e-5
+    live = jax.tree.map(lambda theirs: np.abs(theirs).max() > 1e-9, theirs)  # one token has no say in its own logits
+    pick = lambda tree: [leaf for leaf, keep in zip(jax.tree.leaves(tree), jax.tree.leaves(live)) if keep]
+    assert relative_rms(pick(ours), pick(theirs)) <= (5e-3 if mode == "exact" else 2e-5)
+
+
+def test_2_causality(mode):
+    model, params = make_decoder(mode, pattern=("full", "local"))
+    run = jax.jit(lambda tokens: model.apply(params, tokens)[0])
+    tokens = ids((2, LENGTH))
+    before = np.asarray(run(tokens))
+    for now in (1, 6):
+        changed = tokens.copy()
+        changed[:, now:] = (changed[:, now:] + 3) % VOCABULARY
+        after = np.asarray(run(changed))
+        np.testing.assert_array_equal(before[:, :now], after[:, :now])
+        assert not np.array_equal(before[:, now:], after[:, now:])
+
+
+@pytest.mark.parametrize("pieces", [[1] * LENGTH, [7, 1, 1, 4]], ids=["ones", "uneven"])
+def test_3_pieces_equal_one_pass(mode, pieces):
+    model, params = make_decoder(mode)
+    tokens = ids((2, LENGTH))
+    whole = model.apply(params, tokens)[0]
+    step, state, outputs, start = jax.jit(model.apply), model.initial_state(2, max_length=LENGTH), [], 0
+    for length in pieces:
+        logits, state = step(params, tokens[:, start : start + length], state)
+        outputs.append(logits)
+        start += length
+    # On the grid, sums that round differently by one unit in float32 may land a whole grid step apart.
+    assert relative_rms(np.concatenate(outputs, axis=1), whole) <= (2e-3 if mode == "exact" else 1e-5)
+
+
+def test_5_unequal_lengths_equal_one_by_one(mode):
+    model, params = make_decoder(mode, pattern=("full", "local"))
+    tokens, lengths = ids((3, LENGTH)), (LENGTH, 8, 1)
+    padding = np.arange(LENGTH)[None] < np.array(lengths)[:, None]
+    together = np.asarray(model.apply(params, tokens, padding_mask=padding)[0])
+    for row, length in enumerate(lengths):
+        alone = model.apply(params, tokens[row : row + 1, :length])[0]
+        assert relative_rms(together[row, :length], alone[0]) <= (2e-3 if mode == "exact" else 1e-5)
+
+
+def test_6_packed_documents_equal_separate_ones(mode):
+    model, params = make_decoder(mode, pattern=("full", "full"))
+    tokens, cut = ids((1, LENGTH)), 8
+    segments = (np.arange(LENGTH) >= cut).astype(np.int32)[None]
+    positions = np.where(segments, np.arange(LENGTH) - cut, np.arange(LENGTH)).astype(np.int32)
+    packed = model.apply(params, tokens, segment_ids=segments, positions=positions)[0]
+    separate = [model.apply(params, piece)[0] for piece in (tokens[:, :cut], tokens[:, cut:])]
+    assert relative_rms(packed, np.concatenate(separate, axis=1)) <= (2e-3 if mode == "exact" else 1e-5)
+
+
+def test_7_large_bfloat16_stays_finite(mode):
+    stack = make_stack(mode, dropout_rate=0.1, dtype=jnp.bfloat16)
+    params = stack.init(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))
+    x = 1e2 * np.random.default_rng(0).uniform(-1, 1, (2, LENGTH, D_MODEL))
+
+    @jax.jit
+    def run(params, x):
+        y, pullback = jax.vjp(lambda params, x: run_stack(stack, params, x, jax.random.key(1)), params, x)
+        return y, pullback(jnp.ones_like(y))
+
+    y, gradients = run(params, jnp.asarray(x, jnp.bfloat16))
+    assert y.dtype == jnp.float32
+    assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves((y, gradients)))
+
+
+def test_8_transformations_agree(mode):
+    model, params = make_decoder(mode, dropout_rate=0.2)
+    batches = ids((2, 2, LENGTH))
+
+    def loss(params, tokens):
+        rngs = {"dropout": jax.random.key(3)}
+        return jnp.mean(model.apply(params, tokens, tokens, deterministic=False, rngs=rngs, method="nats")[0])
+
+    grad = jax.value_and_grad(loss)
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[jax.jit(grad)(params, tokens) for tokens in batches])
+    bound = 2e-3 if mode == "exact" else 1e-5
+    assert relative_rms(jax.jit(jax.vmap(grad, (None, 0)))(params, batches), expected) <= bound
+    for transformed in (grad, jax.value_and_grad(jax.checkpoint(loss))):
+        scan = lambda params: jax.lax.scan(lambda _, tokens: (None, transformed(params, tokens)), None, batches)[1]
+        assert relative_rms(jax.jit(scan)(params), expected) <= bound
+
+
+def test_dropout_replays_the_forward_mask():
+    """Negative control: the gradient of a reversible stack is wrong if the backward pass draws other masks."""
+    stack, x = make_stack("reversible", dropout_rate=0.5), np.random.default_rng(0).normal(size=(1, LENGTH, D_MODEL))
+    params = stack.init(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))
+    gradient = lambda key: jax.grad(lambda params: jnp.sum(run_stack(stack, params, x.astype(np.float32), key) ** 2))(params)
+    assert relative_rms(gradient(jax.random.key(1)), gradient(jax.random.key(1))) == 0
+    assert relative_rms(gradient(jax.random.key(1)), gradient(jax.random.key(2))) > 0.1

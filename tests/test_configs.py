@@ -1,0 +1,24 @@
+"""Law 11: the published parameter counts, to the unit, under the conventions that the configuration names."""
+
+import jax
+import pytest
+
+from effjax.tasks import make_task
+from effjax.training.config import load_config
+
+COUNTS = {
+    "configs/reformer_enwik8.py": 56_406_786,
+    "configs/reformer_enwik8.py:large": 149_182_722,
+}
+
+
+@pytest.mark.parametrize("config", COUNTS)
+def test_parameter_count_is_the_published_one(config):
+    task = make_task(load_config(config))
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[config]
+
+
+def test_unknown_preset_is_named():
+    with pytest.raises(ValueError, match="preset='huge'"):
+        load_config("configs/reformer_enwik8.py:huge")
