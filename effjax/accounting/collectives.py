@@ -63,7 +63,7 @@ def parse_collectives(hlo: str) -> Collectives:
     """Counts the collectives in the text of an optimized HLO module.
 
     Loop bodies count as often as they run: XLA's `known_trip_count`, or the constant that the loop's condition holds
-    its counter against (the loops that JAX makes count from 0 by 1). Of a conditional, the branch with most bytes counts.
+    its counter against (JAX's own loops count from 0 by 1). Of a conditional, the branch with the most bytes counts.
 
     Args:
       hlo: `compiled.as_text()`, from the CPU, GPU or TPU compiler.

@@ -10,11 +10,11 @@ from jax.interpreters import partial_eval
 
 # Moving, reinterpreting, selecting and communicating data is no arithmetic.
 _FREE = frozenset(
-    """all_gather all_to_all axis_index bitcast_convert_type broadcast_in_dim concatenate convert_element_type copy copy_p
-    device_put dynamic_slice dynamic_update_slice expand_dims gather get iota name num_programs optimization_barrier pad
-    pbroadcast platform_index ppermute program_id psum psum_invariant pvary random_seed random_unwrap random_wrap
-    reduce_precision reduce_scatter reshape rev scatter select_n sharding_constraint slice split squeeze stop_gradient swap
-    transpose""".split()
+    """all_gather all_to_all axis_index bitcast_convert_type broadcast_in_dim concatenate convert_element_type copy
+    copy_p device_put dynamic_slice dynamic_update_slice expand_dims gather get iota name num_programs
+    optimization_barrier pad pbroadcast platform_index ppermute program_id psum psum_invariant pvary random_seed
+    random_unwrap random_wrap reduce_precision reduce_scatter reshape rev scatter select_n sharding_constraint slice
+    split squeeze stop_gradient swap transpose""".split()
 )
 
 
@@ -45,12 +45,13 @@ def count_flops(fn, *args, platform: str | None = None) -> float:
 def flop_breakdown(fn, *args, platform: str | None = None) -> Flops:
     """FLOPs of one call of `fn(*args)`, by what carries them out.
 
-    A product `[M, K] @ [K, N]` is 2 M N K for each batch entry, a convolution 2 x outputs x the inputs that each sees (padding
-    included). Arithmetic, comparisons and transcendental functions are 1 per element of the result, reductions and cumulative
-    sums 1 per element of the operand, a sort n log2 n; moving, converting and selecting data is free. A scan is its body
-    times its length; a `while` loop its body times the x of the `jax.named_scope("mean_trips=x")` around it; a conditional
-    its dearest branch, or the one lowered for `platform`; `shard_map` its body times its devices; a Pallas kernel its cost
-    estimate, or without one its body times its grid. What no result depends on is left out, as XLA leaves it out.
+    A product `[M, K] @ [K, N]` is 2 M N K for each batch entry, a convolution 2 x outputs x the inputs that each sees
+    (padding included). Arithmetic, comparisons and transcendental functions are 1 per element of the result, reductions
+    and cumulative sums 1 per element of the operand, a sort n log2 n; moving, converting and selecting data is free.
+    A scan is its body times its length; a `while` loop its body times the x of the `jax.named_scope("mean_trips=x")`
+    around it; a conditional its dearest branch, or the one lowered for `platform`; `shard_map` its body times its
+    devices; a Pallas kernel its cost estimate, or without one its body times its grid. What no result depends on is
+    left out, as XLA leaves it out.
 
     Args:
       fn: a traceable function; it is traced, never run.
@@ -128,13 +129,11 @@ def _mean_trips(eqn) -> float:
     if scopes := re.findall(r"mean_trips=([\d.e+-]+)", str(eqn.source_info.name_stack)):
         return float(scopes[-1])
     where = source_info_util.summarize(eqn.source_info)
-    raise ValueError(
-        f"the loop at {where} does not say how often it runs: wrap it in jax.named_scope('mean_trips=<mean>')"
-    )
+    raise ValueError(f"how often does the loop at {where} run? Wrap it in jax.named_scope('mean_trips=<mean>')")
 
 
 def _dearest_branch(branches: list[Flops], platforms, platform: str) -> Flops:
-    """`platforms` names for each branch of a `platform_dependent` the platforms that take it; None stands for the rest."""
+    """`platforms` names the platforms that take each branch of a `platform_dependent`; None stands for the rest."""
     if platforms is not None:
         named = [branch for branch, names in zip(branches, platforms) if names is not None and platform in names]
         default = [branch for branch, names in zip(branches, platforms) if names is None]

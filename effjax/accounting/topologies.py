@@ -1,12 +1,12 @@
 """TPU slices that exist only for the compiler, and what a chip of each kind can hold and do."""
 
-import dataclasses
 import importlib.util
 import os
 import re
 
 import jax
 from jax.experimental import topologies
+from jax.experimental.compilation_cache import compilation_cache
 
 from effjax.errors import UserError
 
@@ -48,7 +48,7 @@ HBM_BYTES = {
     "TPU7x": int(94.74 * GIB),
 }
 
-# libtpu asks its machine what it is; on one without a TPU these answers let it compile, quietly and in several processes.
+# libtpu asks the machine what it is; on one without a TPU these answers let it compile, quietly, in several processes.
 _LIBTPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
@@ -58,7 +58,7 @@ _LIBTPU_ENVIRONMENT = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 FLOP/s of one device by its `jax.Device.device_kind`; None where it is not known (CPUs, new kinds)."""
+    """Dense bfloat16 FLOP/s of one device by its `jax.Device.device_kind`; None where it is not known (CPUs)."""
     matches = [kind for kind in PEAK_FLOPS if device_kind.startswith(kind)]
     return PEAK_FLOPS[max(matches, key=len)] if matches else None
 
@@ -90,21 +90,43 @@ def topology_devices(name: str) -> list[jax.Device]:
         ) from error
 
 
-@dataclasses.dataclass(frozen=True)
-class DoesNotFit:
-    """What the TPU compiler says of a program that is too large: bytes it needs, bytes the chip has."""
+class DoesNotFit(Exception):
+    """The compiler's refusal of a program that is too large.
 
-    needed: int
-    available: int
+    Attributes:
+      needed, available: bytes, on one device.
+    """
+
+    def __init__(self, needed: int, available: int):
+        super().__init__(f"the program needs {needed:,} bytes of device memory, a device has {available:,}")
+        self.needed, self.available = needed, available
 
 
-def out_of_memory(error: jax.errors.JaxRuntimeError) -> DoesNotFit | None:
-    """Reads the compiler's refusal "... memory required ... (72.00G) exceeds available HBM (15.75G)"; None for other errors."""
-    sizes = re.search(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", str(error)) or re.search(
-        r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", str(error)
-    )
-    if sizes is None:
-        return None
-    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    needed, needed_unit, available, available_unit = sizes.groups()
-    return DoesNotFit(int(float(needed) * units[needed_unit]), int(float(available) * units[available_unit]))
+def compile_for_topology(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """Compiles a program lowered for `topology_devices`.
+
+    Raises:
+      DoesNotFit: it needs more memory than a device has.
+    """
+    # JAX's persistent cache would store the program, and then fail to load it for devices that are not there.
+    enabled = jax.config.jax_enable_compilation_cache
+    _enable_cache(False)
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        sizes = re.search(r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)", str(error))
+        if sizes is None:
+            raise
+        raise DoesNotFit(*map(_parse_bytes, sizes.groups())) from error
+    finally:
+        _enable_cache(enabled)
+
+
+def _enable_cache(enabled: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", enabled)
+    compilation_cache.reset_cache()  # it reads the setting once only
+
+
+def _parse_bytes(text: str) -> int:
+    """`"15.75G"` in bytes."""
+    return int(float(text[:-1]) * 1024 ** ("KMGT".index(text[-1]) + 1))

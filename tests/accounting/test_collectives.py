@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from effjax.accounting.collectives import Traffic, collectives_of, parse_collectives
-from effjax.accounting.topologies import topology_devices
+from effjax.accounting.topologies import compile_for_topology, topology_devices
 
 ROWS, WIDTH = 512, 256
 LOCAL = ROWS // 2 * WIDTH * 4  # bytes of one device's rows, float32
@@ -21,8 +21,10 @@ def mesh(request):
     return Mesh(np.array(devices).reshape(2, 4), ("data", "fsdp"))
 
 
-def compiled(fn, *args):
-    return jax.jit(fn).lower(*args).compile()
+def collectives(fn, mesh, *args, **options):
+    lowered = jax.jit(fn, **options).lower(*args)
+    on_tpu = mesh.devices.flat[0].platform == "tpu"
+    return collectives_of(compile_for_topology(lowered) if on_tpu else lowered.compile())
 
 
 def abstract(mesh, shape, *spec, dtype=jnp.float32):
@@ -38,7 +40,7 @@ def one_of_each(x):
 
 def test_each_kind_is_counted_with_its_bytes(mesh):
     fn = jax.shard_map(one_of_each, mesh=mesh, in_specs=P("data", None), out_specs=P(), check_vma=False)
-    found = collectives_of(compiled(fn, abstract(mesh, (ROWS, WIDTH), "data")))
+    found = collectives(fn, mesh, abstract(mesh, (ROWS, WIDTH), "data"))
     kinds = ("reduce-scatter", "all-gather", "all-to-all", "all-reduce")
     assert found.by_kind == {kind: Traffic(1, LOCAL) for kind in kinds}
     assert found.total == Traffic(4, 4 * LOCAL)
@@ -52,7 +54,7 @@ def test_loops_multiply_and_unknown_ones_are_told(mesh):
     ring = lambda x, trips: turn(turn(x, 5), trips)
     fn = jax.shard_map(ring, mesh=mesh, in_specs=(P("data"), P()), out_specs=P("data"), check_vma=False)
     trips = abstract(mesh, (), dtype=jnp.int32)
-    found = collectives_of(compiled(fn, abstract(mesh, (ROWS, WIDTH), "data"), trips))
+    found = collectives(fn, mesh, abstract(mesh, (ROWS, WIDTH), "data"), trips)
     assert found.by_kind == {"collective-permute": Traffic(5 + 1, 6 * LOCAL)}
     assert found.unknown_loops == 1
 
@@ -65,8 +67,7 @@ def test_sharded_training_gathers_weights_and_reduces_gradients_in_every_layer(m
 
     weights = abstract(mesh, (layers, width, width), None, "fsdp")
     x = abstract(mesh, (width, width), ("data", "fsdp"))
-    sharded = jax.jit(jax.grad(loss), out_shardings=weights.sharding)
-    found = collectives_of(sharded.lower(weights, x).compile()).by_kind
+    found = collectives(jax.grad(loss), mesh, weights, x, out_shardings=weights.sharding).by_kind
     assert found["all-gather"].count == 2 * layers  # forward and backward
     assert (
         found["all-reduce"].count + found.get("reduce-scatter", Traffic()).count == 2 * layers
