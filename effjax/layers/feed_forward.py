@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from effjax.layers.mixer import at_least_one, probability
 from effjax.ops.chunking import map_chunks
 
 ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
@@ -35,9 +36,16 @@ class FeedForward(nn.Module):
     chunk_size: int = 0
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def __post_init__(self):
+        super().__post_init__()
+        at_least_one(d_model=self.d_model, d_ff=self.d_ff)
+        probability(dropout_rate=self.dropout_rate)
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation={self.activation!r}; one of {', '.join(ACTIVATIONS)} is allowed")
+        if self.chunk_size < 0:
+            raise ValueError(f"chunk_size={self.chunk_size}; 0 (no slices) or more tokens is allowed")
+
+    def setup(self):
         self.inner = nn.Dense(self.d_ff, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
         self.outer = nn.Dense(self.d_model, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
         self.dropout = nn.Dropout(self.dropout_rate)

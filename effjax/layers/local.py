@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from effjax.layers.cache import write
-from effjax.layers.mixer import Mixer, neutralise, stream_segments
+from effjax.layers.mixer import Mixer, at_least_one, neutralise, stream_segments
 from effjax.layers.projections import from_heads, to_heads
 from effjax.ops.full import full_attention
 from effjax.ops.local import local_attention
@@ -44,6 +44,15 @@ class LocalAttention(Mixer):
     look_ahead: int = 0
     causal: bool = True
     implementation: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least_one(chunk_size=self.chunk_size)
+        for name in ("look_back", "look_ahead"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}; 0 or more chunks is allowed")
+        if self.causal and self.look_ahead:
+            raise ValueError(f"look_ahead={self.look_ahead} with causal=True; 0 is allowed")
 
     def setup(self):
         self.query = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)

@@ -5,11 +5,16 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from effjax.layers.cache import write
-from effjax.layers.mixer import Mixer, neutralise, stream_segments
+from effjax.layers.mixer import Mixer, at_least_one, neutralise, stream_segments
 from effjax.layers.projections import from_heads, to_heads
 from effjax.ops.lsh import default_n_buckets, hash_vectors, lsh_attention, lsh_decode, lsh_rotations
+
+
+LOOK_BACKS = ("circular", "within_round", "none")
+SCALINGS = ("unit_keys", "unit_keys_scaled")
 
 
 @flax.struct.dataclass
@@ -53,6 +58,16 @@ class LSHAttention(Mixer):
     correct_duplicates: bool = False
     implementation: str | None = None
     hash_seed: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least_one(n_hashes=self.n_hashes, chunk_size=self.chunk_size)
+        factors = () if self.n_buckets is None else np.atleast_1d(self.n_buckets).tolist()
+        if any(factor < 2 or factor % 2 for factor in factors):
+            raise ValueError(f"n_buckets={self.n_buckets}; an even number, a tuple of even numbers or None is allowed")
+        for name, allowed in (("look_back", LOOK_BACKS), ("scaling", SCALINGS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}; one of {', '.join(allowed)} is allowed")
 
     def setup(self):
         self.query_key = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)

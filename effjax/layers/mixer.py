@@ -27,6 +27,8 @@ class Mixer(nn.Module):
       dropout_rate: dropout on the attention probabilities, where the family has them.
       dtype: dtype of the computation; parameters are float32.
 
+    Raises ValueError at construction where a size makes no sense.
+
     A class sets `bounded_state` where its state has a bounded size, however long the stream.
     """
 
@@ -37,6 +39,11 @@ class Mixer(nn.Module):
     head_dim: int
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least_one(d_model=self.d_model, n_heads=self.n_heads, head_dim=self.head_dim)
+        probability(dropout_rate=self.dropout_rate)
 
     def __call__(
         self,
@@ -82,6 +89,20 @@ class Mixer(nn.Module):
     def dropout_key(self, deterministic: bool) -> jax.Array | None:
         """Key of this call's attention dropout, None where nothing is dropped."""
         return None if deterministic or self.dropout_rate == 0.0 else self.make_rng("dropout")
+
+
+def at_least_one(**arguments: int) -> None:
+    """Raises ValueError for an argument below 1, by name."""
+    for name, value in arguments.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}; 1 or more is allowed")
+
+
+def probability(**arguments: float) -> None:
+    """Raises ValueError for an argument outside [0, 1), by name."""
+    for name, value in arguments.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}={value}; 0 or more and less than 1 is allowed")
 
 
 def neutralise(x: Float[Array, "B T *rest"], padding_mask: Bool[Array, "B T"] | None) -> Float[Array, "B T *rest"]:

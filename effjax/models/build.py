@@ -22,7 +22,7 @@ def decoder_config() -> ConfigDict:
             head_dim=64,
             n_layers=12,
             pattern=("full",),  # token mixers of the repeating period of blocks
-            full=dict(),
+            full=dict(causal=True),
             local=dict(chunk_size=128, look_back=1),
             lsh=dict(
                 chunk_size=64,
@@ -58,20 +58,22 @@ def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> D
         raise UserError(f"model.pattern={pattern} must name one or more of {', '.join(sorted(MIXERS))}")
     if config.n_layers < 1 or config.n_layers % period:
         raise UserError(f"model.n_layers={config.n_layers} must be a positive multiple of the {period} blocks of model.pattern")
+    mixers = tuple(mixer(config, name) for name in pattern)
+    feed_forward = functools.partial(
+        FeedForward,
+        config.d_model,
+        config.d_ff,
+        activation=config.activation,
+        dropout_rate=config.dropout,
+        chunk_size=config.ff_chunk_size,
+    )
     try:
-        blocks = Period(
-            tuple(mixer(config, name) for name in pattern),
-            functools.partial(
-                FeedForward,
-                config.d_model,
-                config.d_ff,
-                activation=config.activation,
-                dropout_rate=config.dropout,
-                chunk_size=config.ff_chunk_size,
-            ),
-            dropout_rate=config.dropout,
-            dtype=dtype,
-        )
+        for make in (*mixers, feed_forward):  # modules check their settings when they are made
+            make(dtype=dtype)
+        for name, make in zip(pattern, mixers):
+            if not make(dtype=dtype).causal:
+                raise ValueError(f"{name}.causal=False; a decoder's mixers must be causal")
+        blocks = Period(mixers, feed_forward, dropout_rate=config.dropout, dtype=dtype)
         return Decoder(
             vocab_size,
             config.d_model,

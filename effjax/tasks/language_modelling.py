@@ -145,7 +145,7 @@ class LanguageModelling:
         params,
         split: str,
         *,
-        limit: int = 0,
+        limit: int | None = None,
         context: int = 0,
         stride: int = 0,
         batch_size: int = 0,
@@ -156,7 +156,7 @@ class LanguageModelling:
         Args:
           params: parameters.
           split: "train", "valid" or "test".
-          limit: score only the first `limit` targets; 0 scores all (all but the first token, which has no context).
+          limit: score only the first `limit` targets; 0 or None scores all (but the first token, which has no context).
           context, stride, batch_size: 0 takes those of `config.eval`.
           mesh: devices over which a batch is spread; None: the default device.
 
@@ -169,6 +169,9 @@ class LanguageModelling:
             raise UserError(f"context={context} exceeds the {self.model.max_length} positions of the model")
         if split not in self.corpus.splits:
             raise UserError(f"split={split!r}; one of {', '.join(self.corpus.splits)} is allowed")
+        devices = mesh.shape["data"] * mesh.shape["fsdp"] if mesh else 1
+        if batch_size % devices:
+            raise UserError(f"the scorer's batch_size={batch_size} must be a multiple of the {devices} devices it is split over")
         tokens = self.corpus.splits[split]
         batches = scoring_batches(
             tokens[: limit + 1] if limit else tokens,

@@ -1,0 +1,41 @@
+"""Scores a checkpoint: every target of a split exactly once, in bits per byte.
+
+  python -m effjax.evaluate --workdir=runs/reformer
+  python -m effjax.evaluate --workdir=runs/reformer --split=valid --checkpoint=best --context=512 --stride=64
+
+Each target has at least context - stride tokens before it: a smaller stride scores better and costs more.
+"""
+
+import json
+import sys
+
+from effjax import cli
+
+
+def main(argv=None) -> None:
+    """The command; see the module's docstring."""
+    parser = cli.argument_parser("evaluate", __doc__)
+    cli.add_checkpoint_flags(parser)
+    parser.add_argument("--split", default="test", help="train, valid or test (default: test)")
+    parser.add_argument("--context", type=int, default=0, help="tokens seen at once (default: config.eval.context)")
+    parser.add_argument("--stride", type=int, default=0, help="targets scored in each window (default: config.eval.stride)")
+    parser.add_argument("--batch_size", type=int, default=0, help="windows scored at once (default: config.eval.batch_size)")
+    parser.add_argument("--limit", type=int, default=0, help="score the first so many targets only (default: all)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = cli.parse(parser, argv)
+
+    from effjax.tasks import make_task
+    from effjax.training.restore import restore_on_all_devices
+
+    task = make_task(args.config)
+    step, params, mesh = restore_on_all_devices(task, args.workdir, args.checkpoint)
+    settings = {name: getattr(args, name) for name in ("limit", "context", "stride", "batch_size")}
+    scores = {"step": step, "split": args.split} | task.evaluate(params, args.split, mesh=mesh, **settings)
+    if args.json:
+        print(json.dumps(scores))
+    else:
+        print("\n".join(f"{name:<24}{value:,.4f}" if isinstance(value, float) else f"{name:<24}{value}" for name, value in scores.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
