@@ -1,0 +1,96 @@
+"""A text by name: found, verified, split and encoded."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+
+from effjax.data import texts
+from effjax.data.archives import read_archive
+from effjax.data.vocabularies import Vocabulary, get_vocabulary
+from effjax.errors import UserError
+
+SAMPLE = Path(__file__).parent / "sample" / "enwik8_sample.xz"
+OFFICIAL = {text.name: text for text in (texts.ENWIK8_SAMPLE, texts.ENWIK8, texts.TEXT8)}
+NAMES = (*OFFICIAL, "bytes_file")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An encoded text in three parts.
+
+    Args:
+      name: as in the configuration.
+      vocabulary: what the ids mean.
+      splits: ids of "train", "valid" and "test", `[symbols]` each, of `vocabulary.dtype`.
+      bytes_per_split: original bytes of each part, those that the vocabulary drops included:
+        bits per original byte = bits per symbol * symbols / bytes.
+    """
+
+    name: str
+    vocabulary: Vocabulary
+    splits: dict[str, np.ndarray]
+    bytes_per_split: dict[str, int]
+
+
+def load_corpus(
+    name: str, *, path: str | None = None, vocabulary: str = "bytes", cache_dir: epath.PathLike | None = None
+) -> Corpus:
+    """Reads a text, checks that it is the one it should be, and encodes its splits.
+
+    Args:
+      name: "enwik8_sample", the first 2,000,000 bytes of enwik8, which ship with the package (1.8M/100K/100K);
+        "enwik8" or "text8" (90M/5M/5M), downloaded once through TensorFlow Datasets, or read from `path`;
+        "bytes_file", any file given by `path` (90/5/5 per cent).
+      path: a raw, .zip, .gz or .xz file, local or gs://; TensorFlow Datasets is then not used.
+      vocabulary: a name of `effjax.data.vocabularies`.
+      cache_dir: where TensorFlow Datasets keeps what it downloaded; None: `TFDS_DATA_DIR` or ~/tensorflow_datasets.
+
+    Raises:
+      UserError: an unknown name, missing data, data that is not the official text, or a byte outside the vocabulary.
+    """
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"no corpus {name!r}, only {', '.join(NAMES)}{hint}")
+    symbols = get_vocabulary(vocabulary)
+    parts = read_parts(name, path, cache_dir)
+    splits = {}
+    for split, part in parts.items():
+        try:
+            splits[split] = symbols.encode(part, end_of_file=True)
+        except UserError as error:
+            raise UserError(f"{name}, {split} split: {error}") from None
+    return Corpus(name, symbols, splits, {split: len(part) for split, part in parts.items()})
+
+
+def read_parts(name: str, path: str | None, cache_dir: epath.PathLike | None) -> dict[str, bytes]:
+    """The raw bytes of each split."""
+    if name == "bytes_file":
+        if not path:
+            raise UserError("the corpus bytes_file needs a file: give --config.data.path=")
+        return cut_by_shares(read_archive(path), path)
+    text = OFFICIAL[name]
+    if name == "enwik8_sample":
+        if path:
+            raise UserError(
+                f"enwik8_sample ships with effjax and takes no path; for {path} "
+                "give --config.data.name=enwik8, text8 or bytes_file as well"
+            )
+        return text.split(text.verify(read_archive(SAMPLE), str(SAMPLE)))
+    if path:
+        return text.split(text.verify(read_archive(path), path))
+    from effjax.data import enwik8, text8, text_builder  # here, since they import TensorFlow Datasets
+
+    builders = {"enwik8": enwik8.Enwik8, "text8": text8.Text8}
+    return text_builder.read_or_download(builders[name], cache_dir)
+
+
+def cut_by_shares(data: bytes, origin: str) -> dict[str, bytes]:
+    """90, 5 and 5 per cent; each must hold a token to predict and one before it."""
+    part = len(data) // 20
+    if part < 2:
+        raise UserError(f"{origin} holds {len(data)} bytes; at least 40 are needed for train, valid and test parts")
+    return texts.cut(data, (len(data) - 2 * part, part, part))

@@ -1,0 +1,69 @@
+"""Windows that score every token of a text once, each with a guaranteed amount of context."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from effjax.data.pipeline import check_at_least, prefetched, rows_per_process
+from effjax.errors import UserError
+
+
+def scoring_batches(
+    tokens: np.ndarray,
+    *,
+    context: int,
+    stride: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches whose weighted targets are the tokens 1 to N-1 of a text, each exactly once.
+
+    Window `w` reads tokens `[w * stride, w * stride + context)`. The first one scores all its targets, every other one
+    its last `stride`, which have at least `context - stride` tokens before them inside the window. Token 0 has nothing
+    before it and is never scored: N - 1 targets. What lies beyond the end of the text, and whole rows that fill up the
+    last batch, is padding of weight 0.
+
+    Args:
+      tokens: ids, `[N]`, at least two.
+      context: length of a window.
+      stride: targets that each window after the first one adds, at most `context`.
+      batch_size: windows per global batch.
+      process_index: this process, which reads its share of every batch.
+      process_count: number of processes; all get the same number of batches.
+
+    Returns:
+      Iterator of dicts of arrays `[batch_size / process_count, context]`: `inputs` and `targets` int32, `weights`
+      float32, 1 where the target is scored, `padding_mask` bool, True where there is a target.
+
+    Raises:
+      UserError: fewer than two tokens, or a setting outside its range.
+
+    Source: Child et al. 2019, section 7 (minimum context); protocols differ only in `context` and `stride`.
+    """
+    import grain
+
+    check_at_least(1, context=context, stride=stride)
+    if stride > context:
+        raise UserError(f"stride={stride} would skip targets; at most context={context} is allowed")
+    if len(tokens) < 2:
+        raise UserError(f"a text of {len(tokens)} tokens has no target to score; at least 2 tokens are needed")
+    rows = rows_per_process(batch_size, process_index, process_count)
+    last = len(tokens) - 1
+    windows = 1 + max(0, -(-(last - context) // stride))
+    batches = -(-windows // batch_size)
+
+    def cut(batch: int) -> dict[str, np.ndarray]:
+        window = batch * batch_size + process_index * rows + np.arange(rows)[:, None]
+        position = window * stride + np.arange(context)
+        real = (position < last) & (window < windows)
+        scored = real & ((window == 0) | (np.arange(context) >= context - stride))
+        # Padding repeats the last token or target: any id would do.
+        return {
+            "inputs": tokens[np.minimum(position, last)].astype(np.int32),
+            "targets": tokens[np.minimum(position + 1, last)].astype(np.int32),
+            "weights": scored.astype(np.float32),
+            "padding_mask": real,
+        }
+
+    return prefetched(grain.MapDataset.range(batches).map(cut))
