@@ -1,0 +1,174 @@
+"""Configurations: one table of fields, files that fill it in, and overrides from the command line.
+
+An experiment is a Python file with `get_config(preset)`, which starts from `base_config()`; `load_config` reads
+`path.py:preset`, `apply_overrides` what `--config.key=value` says. Everything here runs without JAX.
+"""
+
+import ast
+import difflib
+import importlib.util
+import inspect
+import pathlib
+
+from ml_collections import ConfigDict
+
+from effjax.errors import UserError
+
+FIELDS = (
+    ("seed", 0, "seed of the parameters, the order of the data, dropout and hashing"),
+    ("task", "language_modelling", "what is trained for: language_modelling"),
+    ("steps", 1000, "training steps in all"),
+    ("batch_size", 8, "sequences per step, all devices and processes together"),
+    ("accumulate", 1, "pieces of its batch that a step computes one after another, to save memory"),
+    ("dtype", "float32", "compute in float32 or bfloat16; parameters are float32 in any case"),
+    ("data.name", "enwik8_sample", "enwik8_sample (comes with effjax), enwik8, text8 or bytes_file"),
+    ("data.path", "", "a raw, .zip, .gz or .xz file to read instead of downloading"),
+    ("data.vocabulary", "bytes", "bytes, bytes+2, drop_newlines, newline_eos, text8 or text8+1"),
+    ("data.reader", "windows", "windows (shuffled) or streams (in order, state carried from step to step)"),
+    ("data.length", 512, "targets per sequence"),
+    ("data.stride", 0, "distance between the starts of two windows; 0: data.length"),
+    ("optimizer.name", "adam", "adam, adamw or adafactor"),
+    ("optimizer.schedule", "rsqrt", "after a linear warm-up: rsqrt, cosine (0 at the last step) or constant"),
+    ("optimizer.learning_rate", 0.03125, "c of rsqrt, c * min(1, t/warmup) / sqrt(max(t, warmup)); else the peak"),
+    ("optimizer.warmup", 2000, "steps of warm-up"),
+    ("optimizer.b1", 0.9, "Adam's decay of the mean gradient"),
+    ("optimizer.b2", 0.98, "Adam's decay of the mean squared gradient"),
+    ("optimizer.eps", 1e-9, "Adam's epsilon"),
+    ("optimizer.weight_decay", 0.0, "decoupled decay of all but biases and scales (adamw, adafactor)"),
+    ("optimizer.clip_norm", 1.0, "largest global norm of the gradient; 0: no clipping"),
+    ("mesh.data", -1, "devices along the batch, parameters copied; -1: all that remain"),
+    ("mesh.fsdp", 1, "devices along the batch, parameters split by the sharding rules"),
+    ("mesh.tensor", 1, "devices along heads and features"),
+    ("mesh.sequence", 1, "devices along the length"),
+    ("sharding", (), "rules (path regex, mesh axes of the trailing dimensions); the first that matches holds"),
+    ("eval.every", 500, "steps between scores of the valid split; 0: after the last step only"),
+    ("eval.context", 512, "bytes the scorer sees at once"),
+    ("eval.stride", 256, "targets it scores in each window"),
+    ("eval.batch_size", 8, "windows it scores at once"),
+    ("eval.limit", 0, "targets of the periodic score; 0: the whole split"),
+    ("eval.metric", "bits_per_byte", "the score that names the best checkpoint; lower is better"),
+    ("eval.test", True, "score the whole test split at the end"),
+    ("checkpoint.every", 500, "steps between checkpoints; 0: after the last step only"),
+    ("checkpoint.keep", 2, "latest checkpoints to keep, besides the best"),
+    ("log_every", 10, "steps between rows of metrics.jsonl"),
+    ("max_bad_steps", 10, "steps in a row whose loss or gradient may be non-finite before training stops"),
+    ("sample.prompt", "", "start of the text generated at the end of training"),
+    ("sample.length", 256, "tokens to generate; 0: none"),
+    ("sample.temperature", 1.0, "below 1: likelier text, above 1: more varied"),
+    ("sample.top_k", 0, "choose among the k likeliest tokens; 0: among all"),
+)
+AT_LEAST_ONE = ("steps", "batch_size", "accumulate", "log_every", "max_bad_steps", "checkpoint.keep", "data.length")
+
+
+def base_config() -> ConfigDict:
+    """Every field at its default; `model` is empty, an experiment fills it. Locked: a misspelt field is an error."""
+    fields = {"model": {}}
+    for key, default, _ in FIELDS:
+        *groups, name = key.split(".")
+        group = fields
+        for part in groups:
+            group = group.setdefault(part, {})
+        group[name] = default
+    return ConfigDict(fields).lock()
+
+
+def load_config(source: str) -> ConfigDict:
+    """Reads an experiment.
+
+    Args:
+      source: `path.py` or `path.py:preset`; a file that defines `get_config(preset)`.
+
+    Returns:
+      The configuration, locked.
+
+    Raises:
+      UserError: there is no such file or preset.
+    """
+    path, suffix, preset = source.partition(".py")
+    path = pathlib.Path(path + suffix).expanduser()
+    if not suffix or (preset and not preset.startswith(":")):
+        raise UserError(f"--config={source}: expected a Python file, FILE.py or FILE.py:PRESET")
+    if not path.is_file():
+        raise UserError(f"--config={source}: there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"effjax_config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={source}: {path} does not define get_config")
+    if preset[1:] and not inspect.signature(module.get_config).parameters:
+        raise UserError(f"--config={source}: {path} has no presets")
+    config = module.get_config(*filter(None, [preset[1:]]))
+    return config.unlock().lock()  # what was added to a locked configuration, its model, is locked only now
+
+
+def apply_overrides(config: ConfigDict, overrides: list[tuple[str, str]]) -> ConfigDict:
+    """Sets fields from text, in place.
+
+    Args:
+      config: a configuration.
+      overrides: pairs such as `("optimizer.warmup", "500")`; the text is read as the type that the field has.
+
+    Returns:
+      `config`.
+
+    Raises:
+      UserError: no such field (the nearest one is named), or text that is not of its type.
+    """
+    fields = flatten(config)
+    for key, text in overrides:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
+            raise UserError(f"--config.{key}: there is no such field; the nearest is --config.{near[0]}")
+        *groups, name = key.split(".")
+        group = config
+        for part in groups:
+            group = group[part]
+        group[name] = _parse(key, text, fields[key])
+    return config
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError where a count is below 1 or does not divide what it must."""
+    fields = flatten(config)
+    for key in AT_LEAST_ONE:
+        if fields[key] < 1:
+            raise UserError(f"config.{key}={fields[key]}; 1 or more is allowed")
+    if config.batch_size % config.accumulate:
+        raise UserError(f"config.accumulate={config.accumulate} does not divide config.batch_size={config.batch_size}")
+
+
+def flatten(config, prefix: str = "") -> dict:
+    """`{"optimizer.warmup": 2000, …}`: every field of a nested configuration under its dotted name."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict | dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def describe_fields() -> str:
+    """The table of fields for `--help`."""
+    rows = [(f"--config.{key}={'' if default == '' else default}", text) for key, default, text in FIELDS]
+    return "\n".join(f"  {flag:<44}{text}" for flag, text in rows)
+
+
+def _parse(key: str, text: str, current):
+    """`text` as a value of the type of `current`."""
+    kind = type(current)
+    if kind is str:
+        return text
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is tuple and type(value) is list:
+        value = tuple(value)
+    if current is not None and type(value) is not kind:
+        raise UserError(f"--config.{key}={text}: expected {kind.__name__}, such as {current!r}")
+    return value

@@ -1,0 +1,180 @@
+"""The one training loop, for every task and model."""
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from effjax.errors import UserError
+from effjax.training.checkpoints import Checkpoints
+from effjax.training.config import check_config
+from effjax.training.curves import draw_curves
+from effjax.training.distributed import Preemption, global_batches, reader_share
+from effjax.training.metrics import Means, MetricsLog
+from effjax.training.optimizers import make_optimizer
+from effjax.training.progress import Console, Speed, model_flops, status
+from effjax.training.sharding import batch_shardings, make_mesh, state_shardings
+from effjax.training.state import abstract_state, carry_batch_axes, initial_state
+from effjax.training.step import LOSS, make_train_step
+from effjax.training.workdir import check_same_run, open_workdir, save_config
+
+
+def train(task, config, workdir: str) -> dict[str, float]:
+    """Trains, from the newest checkpoint in `workdir` where there is one, and scores the result.
+
+    For one configuration and one mesh, losses are a function of the step alone: a run that is killed and started again
+    writes the metrics, timings aside, that an uninterrupted one writes.
+
+    Args:
+      task: what to train, see `effjax.tasks`.
+      config: a whole configuration, see `effjax.training.config`.
+      workdir: a directory, local or `gs://…`, seen by every process.
+
+    Returns:
+      The test scores, `{"test/bits_per_byte": …}`; none where `config.eval.test` is off or a signal ended the run.
+
+    Raises:
+      UserError: something in the configuration, the workdir or the data that the user can mend; or
+        `config.max_bad_steps` steps in a row without a finite loss and gradient.
+    """
+    # Devices and shapes.
+    console = Console()
+    print(f"Hello from process {jax.process_index()}/{jax.process_count()}, devices {jax.local_devices()}", flush=True)
+    workdir = open_workdir(workdir)
+    check_config(config)
+    check_same_run(workdir, config)
+    mesh = make_mesh(config.mesh, jax.devices())
+    optimizer = make_optimizer(config)
+    state, batch = abstract_state(task, optimizer, config), task.abstract_batch()
+    batch_sharding = batch_shardings(batch, mesh)
+    state_sharding = state_shardings(state, mesh, config.sharding, carry_batch_axes(task, config))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    state, batch = _with_shardings(state, state_sharding), _with_shardings(batch, batch_sharding)
+    n_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    console.say(f"{n_parameters:,} parameters, mesh {dict(mesh.shape)}, workdir {workdir}")
+
+    # Data.
+    reader = task.train_reader(*reader_share(mesh))
+    if jax.process_index() == 0:
+        save_config(workdir, config)
+
+    with jax.set_mesh(mesh), Preemption() as preemption, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
+        # The training step.
+        console.say("compiling the training step")
+        train_step = jax.jit(
+            make_train_step(task, optimizer, config),
+            in_shardings=(state_sharding, batch_sharding),
+            out_shardings=(state_sharding, replicated),
+            donate_argnums=0,
+        )
+        train_step = train_step.lower(state, batch).compile()
+
+        # The state to start from.
+        step, position = 0, {"examples": 0, "since_row": {}, "best": None}
+        restored = checkpoints.restore(state, report=console.say)
+        if restored:
+            step, state, position = restored
+            console.say(f"continuing from the checkpoint of step {step:,}")
+        else:
+            console.say("initialising the parameters")
+            init = jax.jit(lambda key: initial_state(task, optimizer, config, key), out_shardings=state_sharding)
+            state = init(jax.random.key(config.seed))
+        means, best = Means(position["since_row"]), position["best"]
+
+        # The loop.
+        batches = global_batches(reader, position["examples"] // config.batch_size, batch, batch_sharding)
+        flops = model_flops(task, config.batch_size, state.params, batch)
+        speed = Speed(step=step, steps=config.steps, tokens=batch["inputs"].size, flops=flops)
+        stopped = False
+        with MetricsLog(workdir, step) as log:
+            console.say(f"training from step {step:,} to {config.steps:,}")
+            while step < config.steps and not stopped:
+                state, metrics = train_step(state, next(batches))
+                means.add(metrics)
+                step += 1
+                stopped = preemption.reached(step)
+                last = step == config.steps
+                row, improved = {}, False
+
+                if last or step % config.log_every == 0:
+                    trained = _report(task, means.take())  # waits for the step
+                    timing, seconds_left = speed.read(step)
+                    console.live(status(step, config.steps, trained | timing, seconds_left))
+                    row |= _prefixed("train", trained | timing | {"skipped": int(state.skipped)})
+                    speed.resume(step)
+
+                if last or _due(config.eval.every, step):
+                    scores = task.evaluate(state.params, "valid", limit=config.eval.limit or None, mesh=mesh)
+                    row |= _prefixed("valid", scores)
+                    score = _pick(scores, config.eval.metric)
+                    improved = best is None or score < best["score"]
+                    best = {"step": step, "score": score} if improved else best
+                    speed.resume(step)
+
+                if row:
+                    log.write(step, row)  # before the checkpoint, so that a restored step has its row
+                save = last or stopped or improved or _due(config.checkpoint.every, step)
+                if row or save:
+                    _check_bad_steps(state, config.max_bad_steps, checkpoints)
+                if save:
+                    position = {"examples": step * config.batch_size, "since_row": means.sums(), "best": best}
+                    checkpoints.save(step, state, position)
+                    speed.resume(step)
+
+            checkpoints.wait()
+            if step < config.steps:
+                console.say(f"stopped after step {step:,}, checkpoint written; the same command goes on from there")
+                return {}
+
+            # The result.
+            test = {}
+            if config.eval.test:
+                console.say("scoring the test split")
+                test = _prefixed("test", task.evaluate(state.params, "test", mesh=mesh))
+                log.write(step, test)
+        text = task.sample(state.params, jax.random.key(config.seed)) if config.sample.length else ""
+
+    for name, value in test.items():
+        console.say(f"{name} = {value:,.4f}")
+    if text:
+        console.say(f"generated text:\n{text}")
+    if jax.process_index() == 0:
+        console.say(f"curves: {draw_curves(workdir, config.eval.metric)}")
+    return test
+
+
+def _with_shardings(tree, shardings):
+    """Abstract arrays that know where they will live."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _report(task, means: dict[str, float]) -> dict[str, float]:
+    """Means as they are logged: the task's as it reports them, the step's own beside them."""
+    if LOSS not in means:  # every step since the last row was skipped
+        return {}
+    own = {name: means.pop(name) for name in ("grad_norm", "learning_rate")}
+    return task.report(means) | own
+
+
+def _prefixed(split: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{split}/{name}": value for name, value in values.items()}
+
+
+def _pick(scores: dict[str, float], metric: str) -> float:
+    if metric not in scores:
+        raise UserError(f"config.eval.metric={metric!r}; the scores are {', '.join(scores)}")
+    return scores[metric]
+
+
+def _check_bad_steps(state, limit: int, checkpoints: Checkpoints) -> None:
+    bad = int(state.skipped_in_a_row)
+    if bad >= limit:
+        checkpoints.wait()
+        first, kept = int(state.step) - bad + 1, checkpoints.latest_step
+        kept = "there is no checkpoint" if kept is None else f"the last finite checkpoint is that of step {kept}"
+        raise UserError(
+            f"training stopped at step {first + limit - 1}: loss or gradient was not finite from step {first} on, "
+            f"{limit} steps in a row (config.max_bad_steps); {kept}"
+        )

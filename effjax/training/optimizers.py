@@ -1,0 +1,76 @@
+"""Optimizers and learning-rate schedules, from optax."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from effjax.errors import UserError
+
+OPTIMIZERS = ("adam", "adamw", "adafactor")
+SCHEDULES = ("rsqrt", "cosine", "constant")
+
+
+def make_schedule(config) -> optax.Schedule:
+    """Learning rate of update t = 1, 2, … with warm-up w; optax counts updates from 0, hence `t = count + 1`.
+
+    rsqrt: `c * min(1, t/w) / sqrt(max(t, w))`, peak `c / sqrt(w)`; cosine: `c * min(1, t/w)`, then
+    `c/2 * (1 + cos(pi * (t-w) / (steps-w)))`; constant: `c * min(1, t/w)`.
+
+    Args:
+      config: the whole configuration; `optimizer.{schedule, learning_rate, warmup}` and `steps` are read.
+
+    Returns:
+      A function of the number of updates made so far.
+
+    Raises:
+      UserError: an unknown schedule.
+
+    Source: rsqrt: the Reformer configurations of trax (`multifactor("constant * linear_warmup * rsqrt_decay")`).
+    """
+    name, c = config.optimizer.schedule, config.optimizer.learning_rate
+    w = max(config.optimizer.warmup, 1)
+    if name not in SCHEDULES:
+        raise UserError(f"config.optimizer.schedule={name!r}; one of {', '.join(SCHEDULES)} is allowed")
+
+    def schedule(count):
+        t = jnp.asarray(count, jnp.float32) + 1.0
+        rate = c * jnp.minimum(1.0, t / w)
+        if name == "rsqrt":
+            return rate * jax.lax.rsqrt(jnp.maximum(t, w))
+        if name == "cosine":
+            progress = jnp.clip((t - w) / max(config.steps - w, 1), 0.0, 1.0)
+            return rate * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        return rate
+
+    return schedule
+
+
+def make_optimizer(config) -> optax.GradientTransformation:
+    """The optimizer of a configuration: clipping by the global norm, then Adam, AdamW or Adafactor.
+
+    Weight decay is decoupled, scaled by the learning rate in AdamW and by itself in Adafactor, and spares biases and
+    scales (by name: under a scan over layers they have two axes, too).
+
+    Raises:
+      UserError: an unknown optimizer or schedule, or weight decay for plain Adam.
+    """
+    options, schedule = config.optimizer, make_schedule(config)
+    if options.name not in OPTIMIZERS:
+        raise UserError(f"config.optimizer.name={options.name!r}; one of {', '.join(OPTIMIZERS)} is allowed")
+    if options.name == "adam" and options.weight_decay:
+        raise UserError(f"config.optimizer.weight_decay={options.weight_decay} needs config.optimizer.name=adamw")
+    if options.name == "adafactor":
+        optimizer = optax.adafactor(
+            schedule, weight_decay_rate=options.weight_decay or None, weight_decay_mask=decayed_parameters
+        )
+    else:
+        optimizer = optax.adamw(
+            schedule, options.b1, options.b2, options.eps, weight_decay=options.weight_decay, mask=decayed_parameters
+        )
+    clip = [optax.clip_by_global_norm(options.clip_norm)] if options.clip_norm else []
+    return optax.chain(*clip, optimizer)
+
+
+def decayed_parameters(params):
+    """True for each parameter that weight decay shrinks."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)

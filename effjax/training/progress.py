@@ -1,0 +1,107 @@
+"""What a person sees while a run goes on: announced phases, one live line, speed and time left."""
+
+import sys
+import time
+
+import jax
+
+# Peak dense bfloat16 FLOP/s of one device, by `device.device_kind`. Sources: Google's Cloud TPU system architecture
+# pages, NVIDIA's data sheets (SXM parts, without sparsity).
+PEAK_FLOPS = {
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU7x": 2307e12 / 2,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+class Console:
+    """Prints, in process 0, each phase as it begins and, on a terminal, one line that is written over and over."""
+
+    def __init__(self):
+        self._start = time.monotonic()
+        self._speaks = jax.process_index() == 0
+        self._live = self._speaks and sys.stderr.isatty()
+        self._width = 0
+
+    def say(self, text: str) -> None:
+        """One line, with the seconds since the start."""
+        self._clear()
+        if self._speaks:
+            print(f"[{time.monotonic() - self._start:8.1f} s] {text}", flush=True)
+
+    def live(self, text: str) -> None:
+        """Replaces the live line; does nothing when standard error is not a terminal."""
+        if self._live:
+            print("\r" + text.ljust(self._width), end="", file=sys.stderr, flush=True)
+            self._width = len(text)
+
+    def _clear(self) -> None:
+        if self._width:
+            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)
+            self._width = 0
+
+
+class Speed:
+    """Tokens per second, utilisation and time left, over stretches of pure training.
+
+    Args:
+      step: the step training starts from.
+      steps: the last step.
+      tokens: targets per step.
+      flops: model FLOPs per step, forward and backward, without recomputation; None: unknown.
+    """
+
+    def __init__(self, *, step: int, steps: int, tokens: int, flops: float | None):
+        self._steps, self._tokens, self._flops = steps, tokens, flops
+        self._peak = PEAK_FLOPS.get(jax.devices()[0].device_kind, 0.0) * jax.device_count()
+        self.resume(step)
+
+    def resume(self, step: int) -> None:
+        """Starts the clock again, after whatever was no training: scoring, saving, compiling."""
+        self._step, self._clock = step, time.monotonic()
+
+    def read(self, step: int) -> tuple[dict[str, float], float]:
+        """`(metrics, seconds left)` since the last `resume`; call it when `step` is computed, not only started."""
+        seconds = (time.monotonic() - self._clock) / (step - self._step)
+        metrics = {"tokens_per_second": self._tokens / seconds}
+        if self._flops and self._peak:
+            metrics["mfu"] = self._flops / seconds / self._peak
+        return metrics, seconds * (self._steps - step)
+
+
+def model_flops(task, batch_size: int, params, batch) -> float | None:
+    """Model FLOPs of a training step: 3 x the products of the forward pass; None where no device's peak is known."""
+    if jax.devices()[0].device_kind not in PEAK_FLOPS:
+        return None
+    from effjax.accounting.flops import flop_breakdown
+
+    def forward(params, batch, key):
+        return task.loss(params, batch, task.initial_carry(batch_size), key=key, deterministic=False)[0]
+
+    flops = flop_breakdown(forward, params, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    return 3 * (flops.matmul + flops.kernel)
+
+
+def status(step: int, steps: int, metrics: dict[str, float], seconds_left: float) -> str:
+    """The live line: `step 1,200/10,000  loss 1.234  bits_per_byte 1.780  91,022 tokens/s  MFU 41 %  ETA 0:12:08`."""
+    parts = [f"step {step:,}/{steps:,}"]
+    for name, value in metrics.items():
+        if name == "tokens_per_second":
+            parts.append(f"{value:,.0f} tokens/s")
+        elif name == "mfu":
+            parts.append(f"MFU {value:.0%}")
+        elif name == "learning_rate":
+            parts.append(f"lr {value:.2e}")
+        else:
+            parts.append(f"{name} {value:.3f}")
+    minutes, seconds = divmod(round(seconds_left), 60)
+    return "  ".join([*parts, f"ETA {minutes // 60}:{minutes % 60:02}:{seconds:02}"])

@@ -1,0 +1,88 @@
+"""One training step, as a pure function of state and batch."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from effjax.training.optimizers import make_schedule
+from effjax.training.state import TrainState
+
+# The metric of every task whose weight counts what its loss is a mean over: targets, examples.
+LOSS = "nats"
+
+
+def make_train_step(task, optimizer: optax.GradientTransformation, config) -> Callable:
+    """The step `(state, batch) -> (state, metrics)`; jit it with the shardings of `training.sharding`.
+
+    A step whose loss or gradient is not finite changes no parameter, no optimizer state and no carry: the data move on
+    and the step is counted as skipped. After `config.max_bad_steps` of them in a row every later step is skipped too,
+    so the loop may look rarely and still finds the state as it was when training had to stop.
+
+    Args:
+      task: see `effjax.tasks`.
+      optimizer: its state is `state.opt_state`.
+      config: `accumulate`, `max_bad_steps`, and what the schedule reads.
+
+    Returns:
+      A function of a `TrainState` and a batch of global arrays. Its metrics are pairs (sum, weight), zero for a skipped
+      step: those of the task, `grad_norm` (before clipping) and `learning_rate`.
+    """
+    schedule = make_schedule(config)
+
+    def train_step(state: TrainState, batch) -> tuple[TrainState, dict]:
+        key = jax.random.fold_in(state.key, state.step)
+        loss, metrics, carry, grads = _accumulated_gradients(task, config.accumulate, state, batch, key)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        good = finite & (state.skipped_in_a_row < config.max_bad_steps)
+
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        learning_rate = schedule(state.step - state.skipped)
+        metrics |= {"grad_norm": (grad_norm, 1.0), "learning_rate": (learning_rate, 1.0)}
+
+        def where_good(new, old):
+            return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
+
+        state = state.replace(
+            step=state.step + 1,
+            params=where_good(params, state.params),
+            opt_state=where_good(opt_state, state.opt_state),
+            carry=where_good(carry, state.carry),
+            skipped=state.skipped + ~good,
+            skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
+        )
+        return state, jax.tree.map(lambda x: jnp.where(good, jnp.float32(x), 0.0), metrics)
+
+    return train_step
+
+
+def _accumulated_gradients(task, pieces: int, state: TrainState, batch, key):
+    """Loss, metrics, carry and gradient of a batch computed in pieces, weighted so that they are the whole batch's."""
+
+    def gradients(piece, carry, key):
+        loss_fn = jax.value_and_grad(task.loss, has_aux=True)
+        (loss, (metrics, carry)), grads = loss_fn(state.params, piece, carry, key=key, deterministic=False)
+        return loss, metrics, carry, grads
+
+    if pieces == 1:
+        loss, metrics, carry, grads = gradients(batch, jax.tree.map(lambda x: x[0], state.carry), key)
+        return loss, metrics, jax.tree.map(lambda x: x[None], carry), grads
+
+    def add_piece(total, piece):
+        loss, metrics, carry, grads = gradients(*piece)
+        weight = metrics[LOSS][1]
+        weighted = jax.tree.map(lambda x: x * weight, (loss, grads))
+        return jax.tree.map(jnp.add, total, (*weighted, metrics)), carry
+
+    # Piece i takes the rows i, i + pieces, …, so that each device splits the rows it already holds.
+    split = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), batch)
+    inputs = (split, state.carry, jax.random.split(key, pieces))
+    shapes = jax.eval_shape(gradients, *jax.tree.map(lambda x: x[0], inputs))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[3], shapes[1]))
+    (loss, grads, metrics), carry = jax.lax.scan(add_piece, zeros, inputs)
+    mean = 1.0 / metrics[LOSS][1]
+    loss, grads = jax.tree.map(lambda x: x * mean, (loss, grads))
+    return loss, metrics, carry, grads
