@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 # exp(MASKED - FLOOR) is exactly 0, so a row that may attend to nothing sums to 0 instead of averaging what is masked.
 MASKED = -1e30
 FLOOR = -1e29
-_PADDED = jnp.iinfo(jnp.int32).min  # the id of a key that no query has
+PADDED = jnp.iinfo(jnp.int32).min  # the id of a key that no query has
 
 
 class Rules(NamedTuple):
@@ -48,7 +48,7 @@ def pair_ids(
     else:
         return None, None
     if padding_mask is not None:
-        key_ids = jnp.where(padding_mask, key_ids, _PADDED)
+        key_ids = jnp.where(padding_mask, key_ids, PADDED)
     return query_ids, key_ids
 
 
@@ -58,7 +58,7 @@ def pad_ids(
     """Extends ids to a padded length; keys that are not there match no query. None stays None if no id is needed."""
     if ids is None:
         ids = jnp.zeros((batch_size, length), jnp.int32)
-    return jnp.pad(ids, ((0, 0), (0, padded - length)), constant_values=_PADDED if keys else 0)
+    return jnp.pad(ids, ((0, 0), (0, padded - length)), constant_values=PADDED if keys else 0)
 
 
 def end_softmax(
