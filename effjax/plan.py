@@ -10,6 +10,7 @@ mesh and the rules of the configuration, with the memory of each chip and the tr
 """
 
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from effjax import cli
 from effjax.accounting.collectives import collectives_of
-from effjax.accounting.flops import flop_breakdown
+from effjax.accounting.flops import flops_of_jaxpr
 from effjax.accounting.memory import memory_of, readable_bytes, tree_bytes, tree_bytes_per_device
 from effjax.accounting.topologies import HBM_BYTES, DoesNotFit, compile_for_topology, topology_devices
 from effjax.tasks import make_task
@@ -54,7 +55,8 @@ def plan(task, config, *, topology: str | None = None) -> dict:
       topology: a TPU slice such as "v5e:2x4"; None: one CPU device.
 
     Returns:
-      Plain values under `parameters`, `flops_per_token`, `state_bytes` and `training_step`, as `--json` prints them.
+      Plain values, as `--json` prints them, under `config`, `parameters`, `flops_per_token`, `state_bytes` and
+      `training_step`; bytes of the last are those of one device.
 
     Raises:
       UserError: no such slice, libtpu is missing, or the mesh of the configuration does not fit the slice.
@@ -64,52 +66,6 @@ def plan(task, config, *, topology: str | None = None) -> dict:
     mesh = make_mesh(config.mesh if topology else dict.fromkeys(AXES, 1), devices)
     optimizer = make_optimizer(config)
     state, batch = abstract_state(task, optimizer, config), task.abstract_batch()
-    generation = jax.eval_shape(lambda: task.model.initial_state(1, task.model.dtype, max_length=config.data.length))
-    return {
-        "parameters": parameters(state.params),
-        "flops_per_token": flops_per_token(task, optimizer, config, state, batch, devices[0].platform),
-        "state_bytes": {
-            "parameters": tree_bytes(state.params),
-            "optimizer": tree_bytes(state.opt_state),
-            "carry": tree_bytes(state.carry),
-            "generation": tree_bytes(generation),
-        },
-        "training_step": training_step(task, optimizer, config, state, batch, mesh, topology),
-    }
-
-
-def parameters(params) -> dict:
-    """Number of parameters in all and by part of the model, to a depth of two names."""
-    parts = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        part = jax.tree_util.keystr(path[:-1][:2], simple=True, separator="/")
-        parts[part] = parts.get(part, 0) + leaf.size
-    return {"total": sum(parts.values()), "by_part": parts}
-
-
-def flops_per_token(task, optimizer, config, state, batch, platform: str) -> dict:
-    """FLOPs per target, as `accounting.flops` counts them.
-
-    `model`, what utilisation is measured against, is 3 x the products of the forward pass; `training_step` is all that
-    a step runs, recomputation and optimizer included, and `training_step_products` the matrix products among it.
-    """
-
-    def forward(params, batch, key):
-        return task.loss(params, batch, task.initial_carry(config.batch_size), key=key, deterministic=False)[0]
-
-    once = flop_breakdown(forward, state.params, batch, state.key, platform=platform)
-    step = flop_breakdown(make_train_step(task, optimizer, config), state, batch, platform=platform)
-    flops = {
-        "forward": once.total,
-        "model": 3 * (once.matmul + once.kernel),
-        "training_step": step.total,
-        "training_step_products": step.matmul + step.kernel,
-    }
-    return {name: count / batch["inputs"].size for name, count in flops.items()}
-
-
-def training_step(task, optimizer, config, state, batch, mesh, topology: str | None) -> dict:
-    """Compiles the training step for the devices of a mesh; what it needs of each of them."""
     state_sharding = state_shardings(state, mesh, config.sharding, carry_batch_axes(task, config))
     batch_sharding = batch_shardings(batch, mesh)
     state, batch = _place(state, state_sharding), _place(batch, batch_sharding)
@@ -119,39 +75,71 @@ def training_step(task, optimizer, config, state, batch, mesh, topology: str | N
             in_shardings=(state_sharding, batch_sharding),
             out_shardings=(state_sharding, None),
             donate_argnums=0,
+        ).trace(state, batch)
+        forward = jax.jit(functools.partial(_loss, task, config)).trace(state.params, batch, state.key)
+        generation = jax.eval_shape(
+            lambda: task.model.initial_state(1, task.model.dtype, max_length=config.data.length)
         )
-        lowered = step.lower(state, batch)
-    device = mesh.devices.flat[0]
-    report = {
-        "topology": topology,
-        "device": device.device_kind,
-        "devices": mesh.size,
-        "mesh": dict(mesh.shape),
-        "sequences": config.batch_size,
-        "length": config.data.length,
-        "state_bytes_per_device": tree_bytes_per_device(state),
+        return {
+            "config": {"sequences": config.batch_size, "length": config.data.length, "topology": topology},
+            "parameters": count_parameters(state.params),
+            "flops_per_token": flops_per_token(forward, step, devices[0].platform, tokens=batch["inputs"].size),
+            "state_bytes": {
+                "parameters": tree_bytes(state.params),
+                "optimizer": tree_bytes(state.opt_state),
+                "carry": tree_bytes(state.carry),
+                "generation": tree_bytes(generation),
+            },
+            "training_step": {"state": tree_bytes_per_device(state)} | compile_step(step.lower(), mesh),
+        }
+
+
+def count_parameters(params) -> dict:
+    """Number of parameters in all, and by part of the model, named by the first three parts of their paths."""
+    parts = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        part = jax.tree_util.keystr(path[:-1][:3], simple=True, separator="/")
+        parts[part] = parts.get(part, 0) + leaf.size
+    return {"total": sum(parts.values()), "by_part": parts}
+
+
+def flops_per_token(forward, step, platform: str, *, tokens: int) -> dict:
+    """FLOPs per target, as `accounting.flops` counts them in what was traced.
+
+    `model`, what utilisation is measured against, is 3 x the products of the forward pass; `training_step` is all that
+    a step runs, recomputation and optimizer included, and `training_step_products` the matrix products among it.
+    """
+    once, whole = (flops_of_jaxpr(traced.jaxpr, platform=platform) for traced in (forward, step))
+    flops = {
+        "forward": once.total,
+        "model": 3 * (once.matmul + once.kernel),
+        "training_step": whole.total,
+        "training_step_products": whole.matmul + whole.kernel,
     }
-    start = time.monotonic()
-    if topology is None:
-        compiled = lowered.compile()
-    else:
-        report["available_bytes_per_device"] = HBM_BYTES[device.device_kind]
-        try:
-            compiled = compile_for_topology(lowered)
-        except DoesNotFit as refusal:
-            return report | {"fits": False, "bytes_per_device": refusal.needed, "compile_seconds": _since(start)}
-        report["fits"] = True
-    memory = memory_of(compiled)
-    report |= {
-        "bytes_per_device": memory.total,
-        "memory": dataclasses.asdict(memory),
-        "compile_seconds": _since(start),
+    return {name: count / tokens for name, count in flops.items()}
+
+
+def compile_step(lowered: jax.stages.Lowered, mesh: jax.sharding.Mesh) -> dict:
+    """Compiles a step for the devices of a mesh: what it takes of each of them, and whether they have it."""
+    kind, start = mesh.devices.flat[0].device_kind, time.monotonic()
+    report = {"device": kind, "devices": mesh.size, "mesh": dict(mesh.shape), "available": HBM_BYTES.get(kind)}
+    try:
+        compiled = compile_for_topology(lowered) if kind in HBM_BYTES else lowered.compile()
+    except DoesNotFit as refusal:
+        return report | {"fits": False, "total": refusal.needed}
+    memory, collectives = memory_of(compiled), collectives_of(compiled)
+    return report | {
+        "fits": report["available"] and memory.total <= report["available"],
+        "total": memory.total,
+        **dataclasses.asdict(memory),
+        "collectives": {name: dataclasses.asdict(traffic) for name, traffic in collectives.by_kind.items()},
+        "loops_counted_once": collectives.unknown_loops,
+        "compile_seconds": round(time.monotonic() - start, 1),
     }
-    if mesh.size > 1:
-        collectives = collectives_of(compiled)
-        report["collectives"] = {kind: dataclasses.asdict(each) for kind, each in collectives.by_kind.items()}
-        report["loops_counted_once"] = collectives.unknown_loops
-    return report
+
+
+def _loss(task, config, params, batch, key):
+    return task.loss(params, batch, task.initial_carry(config.batch_size), key=key, deterministic=False)[0]
 
 
 def _place(tree, shardings):
@@ -159,41 +147,36 @@ def _place(tree, shardings):
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
-def _since(start: float) -> float:
-    return round(time.monotonic() - start, 1)
-
-
 def show(report: dict) -> None:
     """Prints a plan as tables."""
     console = Console(highlight=False)
-    counts, step = report["parameters"], report["training_step"]
+    config, counts, step = report["config"], report["parameters"], report["training_step"]
     _table(console, f"{counts['total']:,} parameters", {part: f"{n:,}" for part, n in counts["by_part"].items()})
     _table(console, "FLOPs per token", {name: f"{flops:,.0f}" for name, flops in report["flops_per_token"].items()})
     _table(console, "State", {name: readable_bytes(size) for name, size in report["state_bytes"].items()})
 
-    rows = {"state": step["state_bytes_per_device"], **step.get("memory", {}), "in all": step["bytes_per_device"]}
-    if step["topology"]:
-        rows["a chip has"] = step["available_bytes_per_device"]
+    sizes = [name for name in ("state", "arguments", "outputs", "aliased", "temp", "code", "total") if name in step]
+    rows = {name: readable_bytes(step[name]) for name in sizes}
+    if config["topology"]:
+        rows["of"] = f"{readable_bytes(step['available'])}: {'fits' if step['fits'] else 'does not fit'}"
     for kind, traffic in step.get("collectives", {}).items():
-        rows[f"{kind}, {traffic['count']:,} times"] = traffic["bytes"]
-    rows = {name: readable_bytes(size) for name, size in rows.items()}
-    if step["topology"]:
-        rows["fits"] = "yes" if step["fits"] else "NO"
-    rows["compiled in"] = f"{step['compile_seconds']} s"
-    where = f"{step['devices']} x {step['device']}" + (f" ({step['topology']})" if step["topology"] else "")
-    title = f"Training step, {step['sequences']} sequences of {step['length']:,} on {where}: bytes per device"
+        rows[f"{kind} x {traffic['count']:,}"] = readable_bytes(traffic["bytes"])
+    where = f"{step['devices']} x {step['device']}" + (f" ({config['topology']})" if config["topology"] else "")
+    title = f"Training step, {config['sequences']} sequences of {config['length']:,} on {where}: bytes per device"
     _table(console, title, rows)
     if step.get("loops_counted_once"):
         console.print(f"Collectives in {step['loops_counted_once']} loops of unknown length count once.")
+    if "compile_seconds" in step:
+        console.print(f"Compiled in {step['compile_seconds']} s.")
 
 
 def _table(console: Console, title: str, rows: dict[str, str]) -> None:
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in rows.items():
         table.add_row(name.replace("_", " "), value)
-    console.print(table)
+    console.print(f"\n[bold]{title}", table)
 
 
 if __name__ == "__main__":

@@ -64,8 +64,12 @@ def flop_breakdown(fn, *args, platform: str | None = None) -> Flops:
     Raises:
       ValueError: a `while` loop does not say how often it runs.
     """
-    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
-    live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return flops_of_jaxpr(jax.make_jaxpr(fn)(*args), platform=platform)
+
+
+def flops_of_jaxpr(jaxpr, *, platform: str | None = None) -> Flops:
+    """`flop_breakdown` of what is traced already: a closed jaxpr, such as `jax.jit(fn).trace(*args).jaxpr`."""
+    live, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
     return _count(live, platform or jax.default_backend())
 
 
