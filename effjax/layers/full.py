@@ -54,8 +54,7 @@ class FullAttention(Mixer):
                 v,
                 padding_mask=padding_mask,
                 segment_ids=segment_ids,
-                dropout_rate=self.dropout_rate,
-                dropout_key=self.dropout_key(deterministic),
+                **self.attention_dropout(deterministic),
                 **kwargs,
             )
         else:

@@ -72,8 +72,7 @@ class LocalAttention(Mixer):
                 v,
                 padding_mask=padding_mask,
                 segment_ids=segment_ids,
-                dropout_rate=self.dropout_rate,
-                dropout_key=self.dropout_key(deterministic),
+                **self.attention_dropout(deterministic),
             )
         else:
             y, state = self.stream(q, k, v, stream_segments(x, padding_mask, segment_ids), state)

@@ -10,7 +10,9 @@ import numpy as np
 from effjax.layers.cache import write
 from effjax.layers.mixer import Mixer, at_least_one, neutralise, stream_segments
 from effjax.layers.projections import from_heads, to_heads
-from effjax.ops.lsh import default_n_buckets, hash_vectors, lsh_attention, lsh_decode, lsh_rotations
+from effjax.ops.hashing import default_n_buckets, hash_vectors, lsh_rotations
+from effjax.ops.lsh import lsh_attention
+from effjax.ops.lsh_decode import lsh_decode
 
 
 LOOK_BACKS = ("circular", "within_round", "none")
@@ -95,8 +97,7 @@ class LSHAttention(Mixer):
                 correct_duplicates=self.correct_duplicates,
                 padding_mask=padding_mask,
                 segment_ids=segment_ids,
-                dropout_rate=self.dropout_rate,
-                dropout_key=self.dropout_key(deterministic),
+                **self.attention_dropout(deterministic),
                 implementation=self.implementation,
             )
         else:

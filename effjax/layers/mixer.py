@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -86,9 +85,11 @@ class Mixer(nn.Module):
         """State before the first token of `batch_size` streams of at most `max_length` tokens each."""
         raise NotImplementedError
 
-    def dropout_key(self, deterministic: bool) -> jax.Array | None:
-        """Key of this call's attention dropout, None where nothing is dropped."""
-        return None if deterministic or self.dropout_rate == 0.0 else self.make_rng("dropout")
+    def attention_dropout(self, deterministic: bool) -> dict[str, Any]:
+        """Arguments of an op for dropout on the attention probabilities; none where nothing is dropped."""
+        if deterministic or self.dropout_rate == 0.0:
+            return {}
+        return {"dropout_rate": self.dropout_rate, "dropout_key": self.make_rng("dropout")}
 
 
 def at_least_one(**arguments: int) -> None:

@@ -107,7 +107,7 @@ class Decoder(nn.Module):
     @property
     def max_length(self) -> int | None:
         """Greatest length that the positions reach; None where there is no bound."""
-        return getattr(self.make_positions(), "max_length", None) if self.make_positions else None
+        return getattr(self.make_positions(parent=None), "max_length", None) if self.make_positions else None
 
     @property
     def streams_forever(self) -> bool:

@@ -85,7 +85,7 @@ class Stack(nn.Module):
             keys=jax.random.split(base, (self.repeats, len(blocks), 2)),
         )
         params = [({mixing: params[mixing]}, {feeding: params[feeding]}) for mixing, feeding in self.period.names()]
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
         if self.residual == "residual":
             y, saved = residual_stack(blocks, params, x, remat=self.remat, **arguments)
         else:

@@ -29,12 +29,13 @@ def make_stack(mode, *, pattern=("full", "local", "lsh"), repeats=2, dropout_rat
     return Stack(Period(tuple(mixers), feed_forward, dropout_rate, dtype), repeats, residual=mode)
 
 
+@functools.cache
 def make_decoder(mode, *, dropout_rate=0.0, dtype=jnp.float32, **kwargs):
     """A decoder around such a stack, and its parameters."""
     stack = make_stack(mode, dropout_rate=dropout_rate, dtype=dtype, **kwargs)
     positions = functools.partial(AxialPositions, (8, 8), (8, stack_width(stack) - 8))
     model = Decoder(VOCABULARY, stack_width(stack), stack, positions, dropout_rate=dropout_rate, dtype=dtype)
-    return model, model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
 
 
 def stack_width(stack):

@@ -22,7 +22,7 @@ def run_stack(stack, params, x, key):
 
 
 @pytest.mark.parametrize("length", [1, LENGTH])
-def test_1_and_4_equals_the_plain_loop(mode, length, monkeypatch):
+def test_1_and_4_equals_the_plain_loop(mode, length):
     """Outputs and every gradient, dropout on, against Python loops in float64."""
     stack, x = make_stack(mode, dropout_rate=0.3), np.random.default_rng(0).normal(size=(2, length, D_MODEL))
     params = stack.init(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))

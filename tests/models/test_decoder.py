@@ -25,7 +25,7 @@ def test_repeats_are_initialised_apart():
     assert not np.allclose(kernel[0], kernel[1])
 
 
-def test_layers_hash_by_different_rotations_and_calls_by_the_same(monkeypatch):
+def test_layers_hash_by_different_rotations_and_calls_by_the_same():
     """Evaluation is repeatable, yet no two layers share their hash functions."""
     stack = stacks.make_stack("residual", pattern=("lsh",), repeats=2)
     x = np.random.default_rng(0).normal(size=(1, 12, stacks.D_MODEL)).astype(np.float32)
