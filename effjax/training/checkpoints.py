@@ -9,6 +9,7 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
@@ -116,7 +117,7 @@ class Checkpoints:
             _check_fingerprint(restored, position)
         except Exception as error:  # whatever a damaged file makes Orbax raise
             problem = " ".join(str(error).split())[:200]
-        if jax.process_count() > 1 and not multihost_utils.process_allgather(jnp.array(problem is None)).all():
+        if jax.process_count() > 1 and not multihost_utils.process_allgather(np.array(problem is None)).all():
             problem = problem or "another process cannot read it"
         return problem, restored, position
 
@@ -162,6 +163,8 @@ def restore_params(workdir: epath.Path, params, *, which: str | int = "latest"):
             if which == "best":
                 best = _checked_position(_restore_item(manager, step, position=ocp.args.JsonRestore()))["best"]
                 step = best["step"] if best else step
+            elif which != "latest" and not str(which).isdecimal():
+                raise UserError(f"checkpoint {which!r}; latest, best or a step is allowed")
             elif which != "latest":
                 step = int(which)
             if step not in manager.all_steps():
