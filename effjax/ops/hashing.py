@@ -141,7 +141,7 @@ def sort_by_bucket(
         order = jnp.sort(buckets * length + positions, axis=-1) % length
     else:
         _, order = lax.sort((buckets, positions), num_keys=1, is_stable=True)
-    return order, lax.platform_dependent(order, cpu=_invert_by_scatter, default=jnp.argsort)
+    return order, lax.platform_dependent(order, cpu=_invert_by_scatter, default=_invert_by_sort)
 
 
 def _invert_by_scatter(order):
@@ -149,6 +149,10 @@ def _invert_by_scatter(order):
     places = jnp.arange(order.shape[-1], dtype=jnp.int32)
     scatter = lambda row: jnp.zeros_like(row).at[row].set(places, unique_indices=True, mode="promise_in_bounds")
     return jax.vmap(scatter)(rows).reshape(order.shape)
+
+
+def _invert_by_sort(order):
+    return jnp.argsort(order).astype(jnp.int32)
 
 
 def _nearest_direction(projected):

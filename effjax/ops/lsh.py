@@ -70,7 +70,8 @@ def lsh_attention(
       The output [B,T,N,H] and the buckets [B,T,N,R], those of padding being n_buckets (the largest int32 if unknown).
 
     Raises:
-      ValueError: both or neither of rotations and buckets; odd n_buckets; chunk_size < 1; an unknown option.
+      ValueError: both or neither of rotations and buckets; odd n_buckets; chunk_size < 1; dropout without a key or not
+        in [0, 1); an unknown option.
 
     Source: Kitaev, Kaiser, Levskaya, Reformer (arXiv 2001.04451), section 2 and appendix A.
     """
@@ -83,6 +84,8 @@ def lsh_attention(
     _one_of("scaling", scaling, ("unit_keys", "unit_keys_scaled"))
     _one_of("correct_duplicates", correct_duplicates, (False, True, "lucid"))
     _one_of("implementation", implementation, (None, "blocked", "batched"))
+    if not 0 <= dropout_rate < 1:
+        raise ValueError(f"dropout_rate={dropout_rate}: must be at least 0 and less than 1")
     if dropout_rate and dropout_key is None:
         raise ValueError(f"dropout_key=None: dropout_rate={dropout_rate} needs a random key")
 
@@ -109,7 +112,7 @@ def lsh_attention(
     keep = None
     if dropout_rate:
         keys = rules.chunk_size * (1 if look_back == "none" else 2)
-        keep = keep_scale(dropout_key, (rules.chunk_size, keys), dropout_rate, jnp.float32)
+        keep = keep_scale(dropout_key, (rules.chunk_size, keys), dropout_rate, jnp.promote_types(v.dtype, jnp.float32))
     out = _attend(rules, implementation, by_head(qk), by_head(v), order, meetings, keep)
     return out.swapaxes(1, 2)[:, :length], buckets
 

@@ -31,7 +31,7 @@ def lsh_decode(
         o_i = sum over j <= i of w_ij exp(l_ij) v_j / the same sum without v_j
 
     with the logits of `lsh_attention`; N_ij is the number of rounds in which i and j share a bucket, and w_ij is N_ij,
-    or with `correct_duplicates` 1 where N_ij > 0. `lsh_attention` with `same_bucket` and a chunk before computes this too
+    or with `correct_duplicates` 1 where N_ij > 0. With `same_bucket` and a chunk before `lsh_attention` equals this
     if no bucket of any round holds more than chunk_size + 1 positions. Cost O(t S).
 
     Args:
