@@ -103,22 +103,19 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, state: TrainState):
-        """`(problem, state, position)`; problem is None for a whole checkpoint."""
+        """`(problem, state, position)`; problem is None for a whole checkpoint, the same in every process."""
         restored, position, problem = None, None, None
         try:
-            args = ocp.args.Composite(
-                params=ocp.args.StandardRestore(state.params),
-                training=ocp.args.StandardRestore(_without_params(state)),
-                position=ocp.args.JsonRestore(),
-            )
-            items = self._manager.restore(step, args=args)
-            restored = state.replace(params=items.params, **items.training)
-            position = _checked_position(items.position)
-            _check_fingerprint(restored, position)
+            directory = self._directory / str(step)
+            position = _read_position(directory)
+            training = _read_arrays(directory / "training", _without_params(state))
+            restored = state.replace(params=_read_arrays(directory / "params", state.params), **training)
         except Exception as error:  # whatever a damaged file makes Orbax raise
             problem = " ".join(str(error).split())[:200]
         if jax.process_count() > 1 and not multihost_utils.process_allgather(np.array(problem is None)).all():
-            problem = problem or "another process cannot read it"
+            problem = problem or "another process cannot read its part"
+        if problem is None and (altered := _altered_array(restored, position)):
+            problem = f"{altered} is not what was saved"
         return problem, restored, position
 
     def _set_aside(self, damaged: list[tuple[int, str]], report) -> None:
@@ -161,7 +158,7 @@ def restore_params(workdir: epath.Path, params, *, which: str | int = "latest"):
             raise UserError(f"{workdir} holds no checkpoints")
         try:
             if which == "best":
-                best = _checked_position(_restore_item(manager, step, position=ocp.args.JsonRestore()))["best"]
+                best = _read_position(directory / str(step))["best"]
                 step = best["step"] if best else step
             elif which != "latest" and not str(which).isdecimal():
                 raise UserError(f"checkpoint {which!r}; latest, best or a step is allowed")
@@ -169,9 +166,10 @@ def restore_params(workdir: epath.Path, params, *, which: str | int = "latest"):
                 step = int(which)
             if step not in manager.all_steps():
                 raise UserError(f"no checkpoint of step {step} in {directory}; those are {sorted(manager.all_steps())}")
-            position = _checked_position(_restore_item(manager, step, position=ocp.args.JsonRestore()))
-            restored = _restore_item(manager, step, params=ocp.args.StandardRestore(params))
-            _check_fingerprint({"params": restored}, position)
+            position = _read_position(directory / str(step))
+            restored = _read_arrays(directory / str(step) / "params", params)
+            if altered := _altered_array({"params": restored}, position):
+                raise ValueError(f"{altered} is not what was saved")
         except UserError:
             raise
         except Exception as error:
@@ -199,21 +197,25 @@ def _word_sums(arrays):
     return [word_sum(x) for x in arrays]
 
 
-def _check_fingerprint(tree, position: dict) -> None:
-    for path, value in fingerprint(tree).items():
-        if position["fingerprint"].get(path) != value:
-            raise ValueError(f"{path} is not what was saved")
+def _altered_array(tree, position: dict) -> str | None:
+    """The path of an array that is not what was saved."""
+    return next((path for path, value in fingerprint(tree).items() if position["fingerprint"].get(path) != value), None)
 
 
-def _checked_position(item: dict) -> dict:
+def _read_arrays(directory: epath.Path, like):
+    """Reads one item without waiting for other processes: some may fail where others do not."""
+    handler = ocp.StandardCheckpointHandler()
+    try:
+        return handler.restore(directory, args=ocp.args.StandardRestore(like))
+    finally:
+        handler.close()
+
+
+def _read_position(directory: epath.Path) -> dict:
+    item = ocp.JsonCheckpointHandler().restore(directory / "position")
     if zlib.crc32(item["text"].encode()) != item["crc32"]:
         raise ValueError("position is not what was saved")
     return json.loads(item["text"])
-
-
-def _restore_item(manager: ocp.CheckpointManager, step: int, **item):
-    (name,) = item
-    return manager.restore(step, args=ocp.args.Composite(**item))[name]
 
 
 def _without_params(state: TrainState) -> dict:

@@ -15,13 +15,13 @@ from effjax.training import distributed
 from effjax.training.config import apply_overrides, base_config
 from effjax.training.loop import train
 
-VOCABULARY, WIDTH = 32, 16
+VOCABULARY = 32
 
 
 def fake_config(**overrides):
     """A configuration of the fake task; keyword `a__b` sets field `a.b`."""
     config = base_config().unlock()
-    config.model = ConfigDict({"dropout": 0.1, "bad_steps": (), "carry": False})
+    config.model = ConfigDict({"width": 16, "dropout": 0.1, "bad_steps": (), "carry": False})
     config.lock()
     config.update(dict(steps=12, batch_size=8, log_every=1, task="fake"))
     config.data.length = 16
@@ -60,17 +60,18 @@ class FakeTask:
         self.config = config
 
     def init(self, key):
-        embedding_key, kernel_key = jax.random.split(key)
+        width, (embedding_key, kernel_key) = self.config.model.width, jax.random.split(key)
         return {
-            "embedding": {"table": jax.random.normal(embedding_key, (VOCABULARY, WIDTH))},
+            "embedding": {"table": jax.random.normal(embedding_key, (VOCABULARY, width))},
             "out": {
-                "kernel": jax.random.normal(kernel_key, (WIDTH, VOCABULARY)) * 0.1,
+                "kernel": jax.random.normal(kernel_key, (width, VOCABULARY)) * 0.1,
                 "bias": jnp.zeros(VOCABULARY),
             },
         }
 
     def initial_carry(self, batch_size):
-        return {"mean": jnp.zeros((2, batch_size, WIDTH)), "n": jnp.int32(0)} if self.config.model.carry else ()
+        model = self.config.model
+        return {"mean": jnp.zeros((2, batch_size, model.width)), "n": jnp.int32(0)} if model.carry else ()
 
     def train_reader(self, process_index, process_count):
         return Reader(self.config, process_index, process_count)

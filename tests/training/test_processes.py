@@ -71,8 +71,9 @@ def start_two(workdir, **overrides):
 
 
 def test_two_processes_of_four_devices_train_one_model(tmp_path):
-    options = dict(steps=8, log_every=3, model__carry=True, sharding="(('table',('fsdp',)),('kernel',(None,'fsdp')))")
-    outputs = finish(*start_two(tmp_path / "two", mesh__fsdp=4, **options))
+    rules = "(('table',('fsdp',)),('kernel',(None,'fsdp')))"
+    options = dict(steps=8, log_every=3, model__carry=True, model__width=512, sharding=rules)
+    outputs = finish(*start_two(tmp_path / "two", mesh__fsdp=8, **options))
     assert all(f"Hello from process {i}/2" in outputs[i] for i in range(2))
     assert "test/bits_per_byte" in outputs[0] and "test/bits_per_byte" not in outputs[1]
     finish(start(tmp_path / "one", devices=1, **options))
@@ -81,12 +82,18 @@ def test_two_processes_of_four_devices_train_one_model(tmp_path):
     for a, b in zip(two, one):
         np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5)
 
-    # What two processes saved, one goes on from, with other devices; and what one saved, two.
-    (out,) = finish(start(tmp_path / "two", devices=2, **options | dict(steps=10)))
-    assert "continuing from the checkpoint of step 8" in out
-    outputs = finish(*start_two(tmp_path / "two", mesh__tensor=2, **options | dict(steps=12)))
-    assert "continuing from the checkpoint of step 10" in outputs[0]
-    assert rows_of(tmp_path / "two")[-1]["step"] == 12
+    # Damage to what only one of them reads is reported by both, which go on from the checkpoint before.
+    written = (tmp_path / "two" / "checkpoints" / "8" / "params" / "ocdbt.process_1" / "d").iterdir()
+    largest = max(written, key=lambda path: path.stat().st_size)
+    largest.write_bytes(b"")
+    outputs = finish(*start_two(tmp_path / "two", mesh__fsdp=8, **options | dict(steps=10)))
+    assert "step 8 is damaged (another process cannot read its part)" in outputs[0]
+    assert "continuing from the checkpoint of step 6" in outputs[0]
+
+    # What two processes saved, one goes on from, with other devices.
+    (out,) = finish(start(tmp_path / "two", devices=2, **options | dict(steps=12)))
+    assert "continuing from the checkpoint of step 10" in out
+    assert [row["step"] for row in rows_of(tmp_path / "two")] == [3, 4, 6, 8, 9, 10, 12]
 
 
 def test_sigterm_to_one_process_stops_both_at_one_step(tmp_path):
