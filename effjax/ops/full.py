@@ -71,7 +71,7 @@ def full_attention(
         raise ValueError("key_segment_ids is given without segment_ids: give both or neither")
     if segment_ids is not None and key_segment_ids is None:
         if length != keys:
-            raise ValueError(f"key_segment_ids is None with {length} queries and {keys} keys: it is needed unless equal")
+            raise ValueError(f"key_segment_ids is None with {length} queries and {keys} keys: give it")
         key_segment_ids = segment_ids
     if not 0 <= dropout_rate < 1:
         raise ValueError(f"dropout_rate is {dropout_rate}: it must lie in [0, 1)")

@@ -1,6 +1,8 @@
 """Exact attention for accelerators: batch, heads and queries stay whole, so that any of them may be sharded.
 
 A scan over key blocks with an online softmax; a step holds the scores of one block, so memory is linear in length.
+Block b of n holds the keys b, b + n, b + 2n, …: a device that holds a stretch of the keys has its share of every block,
+and a step moves one block, not the whole sequence.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +24,7 @@ class _Keys(NamedTuple):
     bias: Any  # [B|1, N|1, T|1, S] or None
     mask: Any
     ids: Any  # [B, S] or None
-    start: Any  # position of the first key
+    positions: Any  # [S]
 
 
 def forward(q, k, v, bias, rules, *, causal, dropout_rate):
@@ -45,7 +47,7 @@ def forward(q, k, v, bias, rules, *, causal, dropout_rate):
 
     rows = (batch, groups, shared, length)
     init = (jnp.full(rows, FLOOR, accumulator), jnp.zeros(rows, accumulator), jnp.zeros((*rows, width), accumulator))
-    state, _ = lax.scan(visit, init, _key_blocks(q, k, v, bias, rules))
+    state, _ = lax.scan(visit, init, _key_blocks(k, v, bias, rules))
     out, lse = end_softmax(*state)
     return _ungroup(out, "bkgth->btkgh").astype(q.dtype), lse.reshape(batch, -1, length)
 
@@ -75,7 +77,7 @@ def backward(q, k, v, bias, rules, out, lse, g, *, causal, dropout_rate):
 
     batch, length, *heads, width = q_groups.shape
     init = jnp.zeros((batch, *heads, length, width), accumulator)
-    grad_q, (grad_k, grad_v, grad_bias) = lax.scan(visit, init, _key_blocks(q, k, v, bias, rules))
+    grad_q, (grad_k, grad_v, grad_bias) = lax.scan(visit, init, _key_blocks(k, v, bias, rules))
     grad_k, grad_v = _join(grad_k, 1)[:, : k.shape[1]], _join(grad_v, 1)[:, : k.shape[1]]
     if bias is not None:
         grad_bias = _join(grad_bias, 3)[..., : k.shape[1]]
@@ -93,29 +95,29 @@ def _ungroup(x, order):
     return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
-def _key_blocks(q, k, v, bias, rules):
+def _key_blocks(k, v, bias, rules):
     """Splits everything that has a key axis into blocks; a key that is not there is visible to no query."""
-    (batch, keys), length = k.shape[:2], q.shape[1]
+    batch, keys = k.shape[:2]
     block = min(keys, BLOCK)
     padded = -(-keys // block) * block
 
     def split(x, axis):
         if x is None:
             return None
-        x = jnp.pad(x, [(0, padded - keys if a == axis else 0) for a in range(x.ndim)])
-        return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, block, *x.shape[axis + 1 :]), axis, 0)
+        x = jnp.pad(x, [(0, padded - x.shape[axis] if a == axis else 0) for a in range(x.ndim)])
+        return jnp.moveaxis(x.reshape(*x.shape[:axis], block, -1, *x.shape[axis + 1 :]), axis + 1, 0)
 
     ids = rules.key_ids
     if ids is not None or padded > keys:
-        ids = pad_ids(ids, batch, keys, padded, keys=True).reshape(batch, -1, block).swapaxes(0, 1)
+        ids = pad_ids(ids, batch, keys, padded, keys=True)
     return _Keys(
-        split(k, 1), split(v, 1), split(bias, 3), split(rules.mask, 3), ids, jnp.arange(padded // block) * block
+        split(k, 1), split(v, 1), split(bias, 3), split(rules.mask, 3), split(ids, 1), split(jnp.arange(padded), 0)
     )
 
 
 def _join(blocks, axis):
     """The inverse of splitting `axis` into blocks."""
-    x = jnp.moveaxis(blocks, 0, axis)
+    x = jnp.moveaxis(blocks, 0, axis + 1)
     return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
@@ -135,8 +137,7 @@ def _scores(q_groups, block, rules, *, causal):
     visible = []
     if causal:
         query = rules.query_offset[:, None] + jnp.arange(length)
-        key = block.start + jnp.arange(block.k.shape[1])
-        visible.append((query[:, :, None] >= key)[:, None, None])
+        visible.append((query[:, :, None] >= block.positions)[:, None, None])
     if block.ids is not None:
         query_ids = pad_ids(rules.query_ids, q_groups.shape[0], length, length, keys=False)
         visible.append((query_ids[:, :, None] == block.ids[:, None, :])[:, None, None])
@@ -156,4 +157,4 @@ def _sum_like(grad_s, bias):
 
 def _keep(rules, block, p, rate):
     """Dropout factors of one block of keys, the same in both passes."""
-    return keep_scale(jax.random.fold_in(rules.dropout_key, block.start), p.shape, rate, p.dtype)
+    return keep_scale(jax.random.fold_in(rules.dropout_key, block.positions[0]), p.shape, rate, p.dtype)

@@ -73,8 +73,8 @@ def local_attention(
 ) -> Float[Array, "B T N H"]:
     """Attends from every query to the keys of its own chunk and of its neighbours.
 
-    out_i = sum_j softmax_j(scale q_i . k_j) v_j over the keys j with floor(j/c) - floor(i/c) in [-look_back, look_ahead]
-    that every other rule allows; 0 where there is none.
+    out_i = sum_j softmax_j(scale q_i . k_j) v_j over the keys j that the other rules allow, with a chunk that stands near:
+    -look_back <= floor(j/c) - floor(i/c) <= look_ahead; 0 where there is none.
 
     Args:
       q: queries.
@@ -104,9 +104,10 @@ def local_attention(
 
     Source: Kitaev et al. 2020 (arXiv 2001.04451), local layers of its public configurations (trax `SelfAttention`).
     """
-    for name, value, least in (("chunk_size", chunk_size, 1), ("look_back", look_back, 0), ("look_ahead", look_ahead, 0)):
-        if value < least:
-            raise ValueError(f"{name} is {value}: it must be at least {least}")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
+    if look_back < 0 or look_ahead < 0:
+        raise ValueError(f"look_back is {look_back} and look_ahead {look_ahead}: they must be at least 0")
     if circular and window is not None:
         raise ValueError(f"window is {window} and circular is True: distance around the end is not defined; drop one")
     if not 0 <= dropout_rate < 1:
@@ -129,7 +130,9 @@ def local_attention(
     query_ids, key_ids = pair_ids(padding_mask, segment_ids, segment_ids, length)
     keep = None
     if dropout_rate:
-        keep = keep_scale(dropout_key, (len(offsets), chunk, chunk), dropout_rate, jnp.float32)
+        keep = keep_scale(
+            dropout_key, (len(offsets), chunk, chunk), dropout_rate, jnp.promote_types(q.dtype, jnp.float32)
+        )
     rules = Rules(
         pad_ids(query_ids, batch, length, padded, keys=False), pad_ids(key_ids, batch, length, padded, keys=True), keep
     )

@@ -1,4 +1,4 @@
-"""Local attention for the CPU: a loop over pieces that stay in cache, with one product a neighbour, batched over chunks.
+"""Local attention for the CPU: a loop over pieces that stay in cache, one product a neighbour, batched over chunks.
 
 As in exact attention the backward pass works on transposed scores, where XLA's CPU matrix product is fast.
 """

@@ -1,6 +1,6 @@
 """Who may attend to whom, and the end of an online softmax: what the exact attentions share."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ PADDED = jnp.iinfo(jnp.int32).min  # the id of a key that no query has
 
 
 class Rules(NamedTuple):
-    """What decides, besides causality, whether query i of an example may attend to key j; None where there is no rule."""
+    """What decides, besides causality, whether query i may attend to key j; None where there is no rule."""
 
     mask: Bool[Array, "#B #N #T S"] | None
     query_ids: Int[Array, "B T"] | None  # i may see j only if query_ids[i] == key_ids[j]
@@ -73,7 +73,7 @@ def end_softmax(
     return weighted / total[..., None], jnp.where(empty, -MASKED, highest + jnp.log(total))
 
 
-def keep_scale(key: Key[Array, ""], shape: tuple[int, ...], rate: float, dtype: jnp.dtype) -> Float[Array, "..."]:
+def keep_scale(key: Key[Array, ""], shape: tuple[int, ...], rate: float, dtype: Any) -> Float[Array, "..."]:
     """Dropout as factors: 0 with probability `rate` (in steps of 2^-16), else what keeps the expectation."""
     threshold = round(rate * 2**16)
     kept = jax.random.bits(key, shape, jnp.uint16) >= jnp.uint16(threshold)
