@@ -1,8 +1,12 @@
-"""The loss of a softmax over a vocabulary, without all its logits in memory."""
+"""Cross-entropy of a linear read-out whose logits exist for one chunk of positions at a time."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from effjax.ops.chunking import chunk_count, join_chunks, split_chunks
 
 
 def chunked_cross_entropy(
@@ -11,46 +15,87 @@ def chunked_cross_entropy(
     targets: Int[Array, "B T"],
     *,
     bias: Float[Array, " V"] | None = None,
-    chunk_size: int,
+    weights: Float[Array, "B T"] | None = None,
+    chunk_size: int = 1024,
 ) -> Float[Array, "B T"]:
-    """`-log softmax(x W + b)[target]` at every position, in nats.
+    """Negative log-likelihood of each target under softmax(x kernel + bias).
 
-    Slices of the length are computed one after the other, and once more in the backward pass: `[B, chunk_size, V]`
-    logits are in memory, not `[B, T, V]`. The batch is never reshaped, so that it may be sharded.
+        nats[b, t] = weights[b, t] * (logsumexp_v l[b, t, v] - l[b, t, targets[b, t]]),   l = x kernel + bias
+
+    The length is cut into chunks, each of which builds [B, chunk, V] logits, forward and again backward; what is kept
+    between the two is one number a position. A length within one chunk takes the direct path, whose logits are stored.
+    Where the length is sharded over devices, a chunk length that they divide keeps all work local.
 
     Args:
-      x: what the head sees; products are taken in its dtype, the softmax in float32 at least.
-      kernel: the head's weights.
-      targets: ids in [0, V).
-      bias: the head's bias.
-      chunk_size: positions a slice; any length.
+      x: hidden vectors.
+      kernel: read-out matrix. Matrix products run in the dtype of x; logits and all sums are float32 or wider.
+      targets: class ids in [0, V).
+      bias: read-out bias.
+      weights: factor of each position's loss, 0 to leave it out; 1 where None.
+      chunk_size: most positions of the length whose logits exist at once.
 
     Returns:
-      float32 (float64 for float64 inputs).
+      nats per target, float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: chunk_size is below 1.
+      ValueError: chunk_size below 1.
 
-    Source: chunking of large-vocabulary layers, Kitaev et al. 2020 (2001.04451), section 3.
+    Source: Kitaev et al., Reformer (2020), section 3, "Chunking", last paragraph.
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size={chunk_size}; 1 or more is allowed")
+    bias = jnp.zeros(kernel.shape[1], kernel.dtype) if bias is None else bias
+    if chunk_count(x.shape[1], chunk_size) == 1:
+        nats = _nats(x, kernel, bias, targets)[0]
+    else:
+        chunks = _chunked(split_chunks(x, chunk_size), kernel, bias, split_chunks(targets, chunk_size))
+        nats = join_chunks(chunks, x.shape[1])
+    return nats if weights is None else nats * weights
 
-    @jax.checkpoint
-    def piece(x, targets, kernel, bias):
-        logits = (x @ kernel.astype(x.dtype)).astype(jnp.promote_types(x.dtype, jnp.float32))
-        if bias is not None:
-            logits = logits + bias
-        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits, axis=-1) - chosen
 
-    batch, length, width = x.shape
-    if length <= chunk_size:
-        return piece(x, targets, kernel, bias)
-    chunks = -(-length // chunk_size)
-    padding = (0, chunks * chunk_size - length)
-    x = jnp.pad(x, ((0, 0), padding, (0, 0))).reshape(batch, chunks, chunk_size, width)
-    targets = jnp.pad(targets, ((0, 0), padding)).reshape(batch, chunks, chunk_size)
-    slices = (jnp.moveaxis(x, 1, 0), jnp.moveaxis(targets, 1, 0))
-    nats = jax.lax.map(lambda slice: piece(*slice, kernel, bias), slices)
-    return jnp.moveaxis(nats, 0, 1).reshape(batch, chunks * chunk_size)[:, :length]
+def _logits(x, kernel, bias):
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.einsum("btd,dv->btv", x, kernel.astype(x.dtype), preferred_element_type=wide) + bias.astype(wide)
+
+
+def _is_target(targets, size):
+    # A comparison rather than a gather: it fuses into the sum and splits over devices along the classes.
+    return targets[..., None] == jnp.arange(size)
+
+
+def _nats(x, kernel, bias, targets):
+    logits = _logits(x, kernel, bias)
+    log_normaliser = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.sum(logits, axis=-1, where=_is_target(targets, logits.shape[-1]))
+    return log_normaliser - chosen, log_normaliser
+
+
+@jax.custom_vjp
+def _chunked(x, kernel, bias, targets):
+    return _chunked_fwd(x, kernel, bias, targets)[0]
+
+
+def _chunked_fwd(x, kernel, bias, targets):
+    _, (nats, log_normaliser) = jax.lax.scan(lambda _, c: (None, _nats(c[0], kernel, bias, c[1])), None, (x, targets))
+    return nats, (x, kernel, bias, targets, log_normaliser)
+
+
+def _chunked_bwd(residuals, ct):
+    x, kernel, bias, targets, log_normaliser = residuals
+    product = functools.partial(jnp.einsum, preferred_element_type=ct.dtype)
+
+    def step(sums, chunk):
+        d_kernel, d_bias = sums
+        x, targets, log_normaliser, ct = chunk
+        probabilities = jnp.exp(_logits(x, kernel, bias) - log_normaliser[..., None])
+        d_logits = (probabilities - _is_target(targets, bias.size)) * ct[..., None]
+        d_bias = d_bias + d_logits.sum((0, 1))
+        d_logits = d_logits.astype(x.dtype)
+        d_kernel = d_kernel + product("btd,btv->dv", x, d_logits)
+        d_x = product("btv,dv->btd", d_logits, kernel.astype(x.dtype))
+        return (d_kernel, d_bias), d_x.astype(x.dtype)
+
+    sums = jnp.zeros(kernel.shape, ct.dtype), jnp.zeros(bias.shape, ct.dtype)
+    (d_kernel, d_bias), d_x = jax.lax.scan(step, sums, (x, targets, log_normaliser, ct))
+    return d_x, d_kernel.astype(kernel.dtype), d_bias.astype(bias.dtype), None
+
+
+_chunked.defvjp(_chunked_fwd, _chunked_bwd)

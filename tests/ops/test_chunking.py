@@ -1,36 +1,82 @@
+"""map_chunks is exact at every length, forgets its wide intermediates and leaves a sharded length where it is."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from effjax.ops.chunking import map_chunks
-
-
-def feed(kernel):
-    return lambda x: jax.nn.gelu(x @ kernel) @ kernel.T
+from effjax.ops.chunking import join_chunks, map_chunks, split_chunks
 
 
-@pytest.mark.parametrize("chunk_size", [1, 4, 5, 13, 20])
-def test_slices_change_nothing(chunk_size):
+def feed_forward(params, x):
+    return jax.nn.relu(x @ params["w1"]) @ params["w2"]
+
+
+def make(length, width=8, hidden=32):
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 13, 3)), rng.normal(size=(3, 7))
-    with jax.enable_x64(True):
-        whole = jax.value_and_grad(lambda k, x: jnp.sum(jnp.sin(feed(k)(x))), argnums=(0, 1))(kernel, x)
-        sliced = lambda k, x: jnp.sum(jnp.sin(map_chunks(feed(k), jnp.asarray(x), chunk_size=chunk_size)))
-        ours = jax.value_and_grad(sliced, argnums=(0, 1))(jnp.asarray(kernel), x)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), ours, whole)
+    params = {"w1": rng.normal(size=(width, hidden)), "w2": rng.normal(size=(hidden, 5))}
+    return jax.tree.map(jnp.float32, (params, rng.normal(size=(2, length, width))))
 
 
-def test_hidden_layer_of_one_slice_is_in_memory():
-    kernel, x = jnp.zeros((16, 4096)), jnp.zeros((1, 8192, 16))
+@pytest.mark.parametrize("length,chunk_size", [(1, 4), (3, 4), (4, 4), (5, 4), (13, 4), (7, 1)])
+def test_values_and_gradients_equal_the_unchunked_function(length, chunk_size):
+    params, x = make(length)
 
-    def temporary(chunk_size):
-        loss = lambda x: jnp.sum(map_chunks(feed(kernel), x, chunk_size=chunk_size))
-        return jax.jit(jax.grad(loss)).lower(x).compile().memory_analysis().temp_size_in_bytes
+    def loss(params, x, chunked):
+        fn = lambda c: feed_forward(params, c)
+        return jnp.sum(jnp.sin(map_chunks(fn, x, chunk_size=chunk_size) if chunked else fn(x)))
 
-    assert temporary(512) < temporary(8192) / 8
+    y = map_chunks(lambda c: feed_forward(params, c), x, chunk_size=chunk_size)
+    np.testing.assert_allclose(y, feed_forward(params, x), rtol=1e-5, atol=1e-5)
+    ours, expected = (jax.grad(loss, (0, 1))(params, x, chunked) for chunked in (True, False))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, expected)
 
 
-def test_chunk_size_is_checked():
-    with pytest.raises(ValueError, match="chunk_size=0"):
-        map_chunks(lambda x: x, jnp.zeros((1, 2, 3)), chunk_size=0)
+def test_every_chunk_size_leaves_a_shared_dropout_mask_alone():
+    params, x = make(12)
+    mask = jax.random.bernoulli(jax.random.key(0), 0.5, (1, 1, 5))
+    fn = lambda c: jnp.where(mask, feed_forward(params, c), 0)
+    np.testing.assert_allclose(map_chunks(fn, x, chunk_size=5), fn(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_function_singular_at_zero_gets_no_made_up_zeros():
+    x = jnp.ones((1, 5, 3))
+    fn = lambda c: c / jnp.linalg.norm(c, axis=-1, keepdims=True)
+    grads = jax.grad(lambda x: jnp.sum(map_chunks(fn, x, chunk_size=2) ** 3))(x)
+    assert np.isfinite(grads).all()
+
+
+def test_split_and_join_are_inverse_and_strided():
+    x = jnp.arange(10)[None]
+    chunks = split_chunks(x, 4)
+    np.testing.assert_array_equal(chunks[:, 0, :3], [[0, 3, 6], [1, 4, 7], [2, 5, 8]])
+    np.testing.assert_array_equal(join_chunks(chunks, 10), x)
+
+
+def test_memory_is_that_of_one_chunk():
+    params, x = make(512, hidden=1024)
+
+    def temp_bytes(chunk_size):
+        loss = lambda params, x: jnp.sum(map_chunks(lambda c: feed_forward(params, c), x, chunk_size=chunk_size) ** 2)
+        return jax.jit(jax.grad(loss, (0, 1))).lower(params, x).compile().memory_analysis().temp_size_in_bytes
+
+    hidden = 2 * 512 * 1024 * 4
+    assert temp_bytes(512) >= hidden
+    assert temp_bytes(32) < hidden / 3
+
+
+def test_a_sharded_length_stays_sharded():
+    params, x = make(64)
+    mesh = jax.make_mesh((2, 4), ("data", "sequence"))
+    spec = NamedSharding(mesh, PartitionSpec("data", "sequence"))
+    chunked = lambda x: map_chunks(lambda c: feed_forward(params, c), x, chunk_size=16)
+    run = jax.jit(chunked, in_shardings=spec, out_shardings=spec)
+    text = run.lower(x).compile().as_text()
+    assert "all-gather" not in text and "all-to-all" not in text and "collective-permute" not in text
+    np.testing.assert_allclose(run(x), feed_forward(params, x), rtol=1e-5, atol=1e-5)
+
+
+def test_chunk_size_must_be_positive():
+    with pytest.raises(ValueError, match="chunk_size=0; 1 or more"):
+        map_chunks(lambda c: c, jnp.ones((1, 2, 3)), chunk_size=0)

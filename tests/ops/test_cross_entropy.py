@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from effjax.ops.cross_entropy import chunked_cross_entropy
 
@@ -49,11 +50,34 @@ def test_logits_of_one_slice_are_in_memory():
 
 
 def test_bfloat16_softmax_is_float32_and_finite():
-    x, kernel, bias, targets = inputs()
+    x, kernel, _, targets = inputs()
     nats = chunked_cross_entropy(
         jnp.asarray(1e3 * x, jnp.bfloat16), jnp.asarray(kernel, jnp.float32), jnp.asarray(targets), chunk_size=4
     )
     assert nats.dtype == jnp.float32 and np.isfinite(nats).all()
+
+
+def test_weights_scale_the_loss_and_zero_leaves_a_target_out():
+    x, kernel, bias, targets = map(jnp.asarray, inputs())
+    weights = jnp.asarray([[2.0, 0.0] + [1.0] * 11] * 2)
+    nats = chunked_cross_entropy(x, kernel, targets, bias=bias, chunk_size=4)
+    run = lambda x: chunked_cross_entropy(x, kernel, targets, bias=bias, weights=weights, chunk_size=4)
+    np.testing.assert_allclose(run(x), nats * weights, rtol=1e-6)
+    assert not np.any(jax.grad(lambda x: run(x).sum())(x)[:, 1])
+
+
+def test_a_sharded_batch_and_length_stay_where_they_are():
+    x, kernel, _, targets = inputs(length=64)
+    x, kernel, targets = jnp.asarray(x, jnp.float32), jnp.asarray(kernel, jnp.float32), jnp.asarray(targets)
+    mesh = jax.make_mesh((2, 4), ("data", "sequence"))
+    spec, whole = (NamedSharding(mesh, P) for P in (PartitionSpec("data", "sequence"), PartitionSpec()))
+    loss = lambda x, kernel, targets: chunked_cross_entropy(x, kernel, targets, chunk_size=16).sum()
+    grad = jax.value_and_grad(loss, (0, 1))
+    run = jax.jit(grad, in_shardings=(spec, whole, spec), out_shardings=(whole, (spec, whole)))
+    text = run.lower(x, kernel, targets).compile().as_text()
+    assert "all-gather" not in text and "all-to-all" not in text and "collective-permute" not in text
+    for a, b in zip(jax.tree.leaves(run(x, kernel, targets)), jax.tree.leaves(grad(x, kernel, targets))):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_chunk_size_is_checked():

@@ -1,3 +1,5 @@
+"""Positions equal their equations in float64, on any slice."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,39 +8,57 @@ import pytest
 from effjax.ops.positions import axial_positions, sinusoidal_positions
 
 
-def test_axial_table_is_the_explicit_concatenation():
-    tables = [np.random.default_rng(i).normal(size=shape).astype(np.float32) for i, shape in enumerate([(3, 2), (4, 5)])]
-    explicit = np.array([np.concatenate([tables[0][i], tables[1][j]]) for i in range(3) for j in range(4)])
-    tables = [jnp.asarray(table) for table in tables]
-    np.testing.assert_array_equal(axial_positions(tables, jnp.arange(12)), explicit)
-    np.testing.assert_array_equal(axial_positions(tables, jnp.array([[7, 2]])), explicit[[[7, 2]]])
-
-
-def test_three_axes_and_gradients():
-    shapes = [(2, 1), (3, 2), (4, 3)]
-    tables = [jnp.asarray(np.random.default_rng(i).normal(size=shape)) for i, shape in enumerate(shapes)]
-    i, j, k = np.unravel_index(17, (2, 3, 4))
-    np.testing.assert_array_equal(
-        axial_positions(tables, jnp.array([17]))[0], np.concatenate([tables[0][i], tables[1][j], tables[2][k]])
-    )
-    counts = jax.grad(lambda tables: axial_positions(tables, jnp.arange(24)).sum())(tables)
-    for count, expected in zip(counts, (12.0, 8.0, 6.0)):  # how many places share a row of each table
-        np.testing.assert_array_equal(count, np.full(count.shape, expected))
-
-
-def test_positions_outside_the_grid():
-    tables = [jnp.ones((2, 3)), jnp.ones((4, 3))]
-    assert np.isnan(axial_positions(tables, jnp.array([7, 8]))[1]).any()
-    assert np.isfinite(axial_positions(tables, jnp.array([7, 8]))[0]).all()
-    with pytest.raises(ValueError, match="length 9; the grid of the tables allows 8"):
-        axial_positions(tables, jnp.arange(9))
-
-
-def test_sinusoids():
-    encoded = np.asarray(sinusoidal_positions(jnp.array([0, 3, 5000]), 6), np.float64)
-    frequency = 10_000.0 ** (-np.arange(3) / 3)
-    angles = np.array([0, 3, 5000])[:, None] * frequency
-    np.testing.assert_allclose(encoded, np.concatenate([np.sin(angles), np.cos(angles)], -1), atol=1e-3)
-    np.testing.assert_allclose(encoded[:2], np.concatenate([np.sin(angles), np.cos(angles)], -1)[:2], atol=1e-6)
+def test_sinusoids_equal_the_equation_far_out():
+    t = np.concatenate([np.arange(5), [65_535, 131_071, -3]])
+    angle = t[:, None] / 10_000.0 ** (2 * np.arange(3) / 6)
+    out = sinusoidal_positions(jnp.asarray(t), 6)
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, np.concatenate([np.sin(angle), np.cos(angle)], axis=-1), atol=2e-5)
     with pytest.raises(ValueError, match="width=5"):
         sinusoidal_positions(jnp.arange(3), 5)
+
+
+def test_sinusoids_of_a_slice_are_a_slice_of_the_sinusoids():
+    positions = jnp.arange(24).reshape(2, 12)
+    table = sinusoidal_positions(jnp.arange(24), 8)
+    np.testing.assert_array_equal(sinusoidal_positions(positions, 8), table.reshape(2, 12, 8))
+
+
+def axial_tables(*shapes):
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def test_axial_equals_the_explicit_grid():
+    a, b, c = axial_tables((2, 3), (3, 4), (5, 1))
+    grid = np.concatenate(
+        [
+            np.broadcast_to(np.asarray(table).reshape(shape), (2, 3, 5, table.shape[1]))
+            for table, shape in ((a, (2, 1, 1, 3)), (b, (1, 3, 1, 4)), (c, (1, 1, 5, 1)))
+        ],
+        axis=-1,
+    ).reshape(30, 8)
+    np.testing.assert_array_equal(axial_positions([a, b, c], jnp.arange(30)), grid)
+    some = jnp.asarray([[7, 8, 9], [29, 0, 13]])
+    np.testing.assert_array_equal(axial_positions([a, b, c], some), grid[some])
+
+
+def test_axial_gradient_counts_how_often_a_row_is_used():
+    tables = axial_tables((4, 2), (3, 2))
+    first, second = jax.grad(lambda tables: axial_positions(tables, jnp.arange(7)).sum())(tables)
+    np.testing.assert_array_equal(first[:, 0], [3, 3, 1, 0])
+    np.testing.assert_array_equal(second[:, 0], [3, 2, 2])
+
+
+def test_axial_never_builds_the_grid_for_a_slice():
+    tables = [jnp.zeros((1024, 8)), jnp.zeros((1024, 8))]
+    compiled = jax.jit(axial_positions).lower(tables, jnp.arange(4)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 1024 * 1024
+
+
+def test_axial_refuses_what_lies_beyond_the_grid():
+    tables = axial_tables((2, 3), (3, 3))
+    with pytest.raises(ValueError, match="length 7; the grid of the tables allows 6"):
+        axial_positions(tables, jnp.arange(7))
+    out = axial_positions(tables, jnp.asarray([5, 6, -1]))
+    assert np.isfinite(out[0]).all() and np.isnan(out[1:, :3]).all()
