@@ -56,12 +56,6 @@ def add_checkpoint_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--checkpoint", default="latest", help="latest, best or a step (default: latest)")
 
 
-def add_checkpoint_flags(parser: ArgumentParser) -> None:
-    """Flags that choose a checkpoint, see `training.checkpoints.restore_params`."""
-    parser.add_argument("--workdir", required=True, help="directory of the run, local or gs://bucket/path")
-    parser.add_argument("--checkpoint", default="latest", help="latest, best (by the valid score) or a step")
-
-
 def add_distributed_flags(parser: ArgumentParser) -> None:
     """Flags that connect several processes, see `training.distributed.initialize`."""
     group = parser.add_argument_group("several processes (on Cloud TPU nothing needs to be said)")

@@ -82,7 +82,10 @@ def test_the_script_lists_its_commands_and_knows_their_names(capsys):
 
 
 def test_help_explains_every_field_without_loading_jax():
-    program = "import sys; from effjax import train\ntry: train.main(['--help'])\nfinally: assert 'jax' not in sys.modules"
+    program = (
+        "import sys\nfrom effjax import train\n"
+        "try:\n  train.main(['--help'])\nfinally:\n  assert 'jax' not in sys.modules"
+    )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     for text in (
         "effjax train",
