@@ -73,7 +73,7 @@ def local_attention(
 ) -> Float[Array, "B T N H"]:
     """Attends from every query to the keys of its own chunk and of its neighbours.
 
-    out_i = sum_j softmax_j(scale q_i . k_j) v_j over the keys j that the other rules allow, with a chunk that stands near:
+    out_i = sum_j softmax_j(scale q_i . k_j) v_j over the keys j that the other rules allow and whose chunk is near:
     -look_back <= floor(j/c) - floor(i/c) <= look_ahead; 0 where there is none.
 
     Args:
