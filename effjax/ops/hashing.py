@@ -145,10 +145,14 @@ def sort_by_bucket(
 
 
 def _invert_by_scatter(order):
-    rows = order.reshape(-1, order.shape[-1])
-    places = jnp.arange(order.shape[-1], dtype=jnp.int32)
-    scatter = lambda row: jnp.zeros_like(row).at[row].set(places, unique_indices=True, mode="promise_in_bounds")
-    return jax.vmap(scatter)(rows).reshape(order.shape)
+    invert = lambda row: (
+        jnp.zeros_like(row)
+        .at[row]
+        .set(jnp.arange(row.shape[0], dtype=row.dtype), unique_indices=True, mode="promise_in_bounds")
+    )
+    for _ in range(order.ndim - 1):  # axis by axis, for merging axes would mix sharded ones
+        invert = jax.vmap(invert)
+    return invert(order)
 
 
 def _invert_by_sort(order):
