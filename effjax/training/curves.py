@@ -40,7 +40,8 @@ def draw_curves(workdir: epath.Path, metric: str) -> epath.Path:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
     png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)
     path = workdir / "curves.png"

@@ -1,5 +1,7 @@
 """The one training loop, for every task and model."""
 
+import math
+
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -105,7 +107,7 @@ def train(task, config, workdir: str) -> dict[str, float]:
                     scores = task.evaluate(state.params, "valid", limit=config.eval.limit or None, mesh=mesh)
                     row |= _prefixed("valid", scores)
                     score = _pick(scores, config.eval.metric)
-                    improved = best is None or score < best["score"]
+                    improved = math.isfinite(score) and (best is None or score < best["score"])
                     best = {"step": step, "score": score} if improved else best
                     speed.resume(step)
 
@@ -119,18 +121,18 @@ def train(task, config, workdir: str) -> dict[str, float]:
                     checkpoints.save(step, state, position)
                     speed.resume(step)
 
+            # The result.
             checkpoints.wait()
+            test, text = {}, ""
             if step < config.steps:
                 console.say(f"stopped after step {step:,}, checkpoint written; the same command goes on from there")
-                return {}
-
-            # The result.
-            test = {}
-            if config.eval.test:
-                console.say("scoring the test split")
-                test = _prefixed("test", task.evaluate(state.params, "test", mesh=mesh))
-                log.write(step, test)
-        text = task.sample(state.params, jax.random.key(config.seed)) if config.sample.length else ""
+            else:
+                if config.eval.test:
+                    console.say("scoring the test split")
+                    test = _prefixed("test", task.evaluate(state.params, "test", mesh=mesh))
+                    log.write(step, test)
+                if config.sample.length:
+                    text = task.sample(state.params, jax.random.key(config.seed))
 
     for name, value in test.items():
         console.say(f"{name} = {value:,.4f}")
@@ -165,7 +167,7 @@ def _prefixed(split: str, values: dict[str, float]) -> dict[str, float]:
 def _pick(scores: dict[str, float], metric: str) -> float:
     if metric not in scores:
         raise UserError(f"config.eval.metric={metric!r}; the scores are {', '.join(scores)}")
-    return scores[metric]
+    return float(scores[metric])
 
 
 def _check_bad_steps(state, limit: int, checkpoints: Checkpoints) -> None:

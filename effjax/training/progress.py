@@ -5,22 +5,8 @@ import time
 
 import jax
 
-# Peak dense bfloat16 FLOP/s of one device, by `device.device_kind`. Sources: Google's Cloud TPU system architecture
-# pages, NVIDIA's data sheets (SXM parts, without sparsity).
-PEAK_FLOPS = {
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU7x": 2307e12 / 2,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
+from effjax.accounting.flops import flop_breakdown
+from effjax.accounting.topologies import peak_flops
 
 
 class Console:
@@ -57,12 +43,12 @@ class Speed:
       step: the step training starts from.
       steps: the last step.
       tokens: targets per step.
-      flops: model FLOPs per step, forward and backward, without recomputation; None: unknown.
+      flops: model FLOPs per step (see `model_flops`), None where no device's peak is known.
     """
 
     def __init__(self, *, step: int, steps: int, tokens: int, flops: float | None):
         self._steps, self._tokens, self._flops = steps, tokens, flops
-        self._peak = PEAK_FLOPS.get(jax.devices()[0].device_kind, 0.0) * jax.device_count()
+        self._peak = (peak_flops(jax.devices()[0].device_kind) or 0.0) * jax.device_count()
         self.resume(step)
 
     def resume(self, step: int) -> None:
@@ -73,16 +59,15 @@ class Speed:
         """`(metrics, seconds left)` since the last `resume`; call it when `step` is computed, not only started."""
         seconds = (time.monotonic() - self._clock) / (step - self._step)
         metrics = {"tokens_per_second": self._tokens / seconds}
-        if self._flops and self._peak:
+        if self._flops:
             metrics["mfu"] = self._flops / seconds / self._peak
         return metrics, seconds * (self._steps - step)
 
 
 def model_flops(task, batch_size: int, params, batch) -> float | None:
     """Model FLOPs of a training step: 3 x the products of the forward pass; None where no device's peak is known."""
-    if jax.devices()[0].device_kind not in PEAK_FLOPS:
+    if peak_flops(jax.devices()[0].device_kind) is None:
         return None
-    from effjax.accounting.flops import flop_breakdown
 
     def forward(params, batch, key):
         return task.loss(params, batch, task.initial_carry(batch_size), key=key, deterministic=False)[0]

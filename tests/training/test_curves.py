@@ -20,3 +20,7 @@ def test_curves_are_a_picture_with_something_in_it(tmp_path):
     assert image.shape[:2] == (540, 960)
     for colour in ((0x1F, 0x77, 0xB4), (0xD6, 0x27, 0x28), (0x9A, 0xA5, 0xB1)):
         assert np.isclose(image[..., :3], np.array(colour) / 255, atol=0.02).all(-1).sum() > 20
+
+
+def test_a_run_stopped_before_its_first_row_has_an_empty_picture(tmp_path):
+    assert draw_curves(epath.Path(tmp_path), "bits_per_byte").exists()

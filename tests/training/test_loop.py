@@ -129,7 +129,7 @@ def test_the_best_checkpoint_is_kept_though_it_is_old(tmp_path):
     class Worsening(FakeTask):
         def evaluate(self, params, split, *, limit=None, mesh=None):
             self.calls = getattr(self, "calls", 0) + 1
-            return {"bits_per_byte": [3.0, 1.0, 2.0, 2.5, 2.2, 9.9, 9.9][self.calls - 1]}
+            return {"bits_per_byte": [float("nan"), 1.0, 2.0, float("nan"), 2.2, 9.9, 9.9][self.calls - 1]}
 
     run(tmp_path, task=Worsening, eval__every=2, checkpoint__every=3, checkpoint__keep=1)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"4", "12"}

@@ -11,14 +11,19 @@ from effjax.training.step import make_train_step
 from tests.training.fake_task import FakeTask, fake_config
 
 
-def run(config, optimizer, n_steps, state=None):
-    task = FakeTask(config)
-    state = initial_state(task, optimizer, config, jax.random.key(0)) if state is None else state
+def trainer(config, optimizer=None):
+    """A function `(n_steps, state=None) -> (state, metrics of the last step)` that compiles the step once."""
+    task, optimizer = FakeTask(config), optimizer or make_optimizer(config)
+    init = jax.jit(lambda key: initial_state(task, optimizer, config, key))
     step = jax.jit(make_train_step(task, optimizer, config))
-    metrics = None
-    for _, batch in zip(range(n_steps), task.train_reader(0, 1).iterate(int(state.step))):
-        state, metrics = step(state, batch)
-    return state, metrics
+
+    def run(n_steps, state=None):
+        state, metrics = init(jax.random.key(0)) if state is None else state, None
+        for _, batch in zip(range(n_steps), task.train_reader(0, 1).iterate(int(state.step))):
+            state, metrics = step(state, batch)
+        return state, metrics
+
+    return run
 
 
 def assert_same(a, b):
@@ -29,8 +34,8 @@ def assert_same(a, b):
 def test_accumulation_equals_one_big_batch(pieces):
     options = dict(model__dropout=0.0, model__carry=True)
     sgd = optax.sgd(0.5)
-    whole, whole_metrics = run(fake_config(**options), sgd, 3)
-    split, split_metrics = run(fake_config(accumulate=pieces, **options), sgd, 3)
+    whole, whole_metrics = trainer(fake_config(**options), sgd)(3)
+    split, split_metrics = trainer(fake_config(accumulate=pieces, **options), sgd)(3)
     for a, b in zip(jax.tree.leaves((whole.params, whole_metrics)), jax.tree.leaves((split.params, split_metrics))):
         np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6)
     # Row r is row r // pieces of piece r % pieces.
@@ -40,44 +45,39 @@ def test_accumulation_equals_one_big_batch(pieces):
 
 
 def test_a_bad_step_changes_nothing_but_the_counts():
-    config = fake_config(model__bad_steps=(3, 4), model__carry=True)
-    optimizer = make_optimizer(config)
-    before, _ = run(config, optimizer, 2)
-    bad, metrics = run(config, optimizer, 2, before)
+    run = trainer(fake_config(model__bad_steps=(3, 4), model__carry=True))
+    before, _ = run(2)
+    bad, metrics = run(2, before)
     for name in ("params", "opt_state", "carry"):
         assert_same(getattr(before, name), getattr(bad, name))
     assert (int(bad.step), int(bad.skipped), int(bad.skipped_in_a_row)) == (4, 2, 2)
     assert all(float(x) == 0.0 for x in jax.tree.leaves(metrics))
-    after, metrics = run(config, optimizer, 1, bad)
+    after, metrics = run(1, bad)
     assert (int(after.step), int(after.skipped), int(after.skipped_in_a_row)) == (5, 2, 0)
     assert float(metrics["nats"][1]) > 0 and not np.array_equal(after.params["out"]["bias"], bad.params["out"]["bias"])
 
 
 def test_a_bad_piece_spoils_the_whole_step():
-    config = fake_config(model__bad_steps=(1,), accumulate=2)
-    optimizer = make_optimizer(config)
-    state, _ = run(config, optimizer, 1)
-    assert_same(state.params, initial_state(FakeTask(config), optimizer, config, jax.random.key(0)).params)
+    run = trainer(fake_config(model__bad_steps=(1,), accumulate=2))
+    assert_same(run(1)[0].params, run(0)[0].params)
 
 
 def test_after_too_many_bad_steps_good_ones_are_skipped_too():
-    config = fake_config(model__bad_steps=(1, 2), max_bad_steps=2)
-    optimizer = make_optimizer(config)
-    bad, _ = run(config, optimizer, 2)
-    later, _ = run(config, optimizer, 2, bad)
+    run = trainer(fake_config(model__bad_steps=(1, 2), max_bad_steps=2))
+    bad, _ = run(2)
+    later, _ = run(2, bad)
     assert int(later.skipped_in_a_row) == 4
     assert_same(bad.params, later.params)
 
 
 def test_a_step_is_a_function_of_state_and_batch_and_dropout_changes_with_it():
     config = fake_config(model__dropout=0.5)
-    optimizer = make_optimizer(config)
-    assert_same(*(jax.tree.map(jax.device_get, run(config, optimizer, 3)[0].params) for _ in range(2)))
-    task = FakeTask(config)
-    batch = next(task.train_reader(0, 1).iterate(0))
-    state = initial_state(task, optimizer, config, jax.random.key(0))
-    step = jax.jit(make_train_step(task, optimizer, config))
-    losses = {float(step(state.replace(step=np.int32(t)), batch)[1]["nats"][0]) for t in (0, 1, 2)}
+    run = trainer(config)
+    assert_same(run(3)[0].params, run(3)[0].params)
+    start, _ = run(0)
+    batch = next(FakeTask(config).train_reader(0, 1).iterate(0))
+    step = jax.jit(make_train_step(FakeTask(config), make_optimizer(config), config))
+    losses = {float(step(start.replace(step=np.int32(t)), batch)[1]["nats"][0]) for t in (0, 1, 2)}
     assert len(losses) == 3
 
 
