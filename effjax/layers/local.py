@@ -97,13 +97,14 @@ class LocalAttention(Mixer):
         start = self.look_back * chunk + state.index % chunk  # slot of the first new token
 
         def extend(buffer, new, fill):
-            room = [(0, 0), (0, length)] + [(0, 0)] * (buffer.ndim - 2)
+            # Room for the new tokens, and for the window to move on to its next chunk behind them.
+            room = [(0, 0), (0, length + chunk)] + [(0, 0)] * (buffer.ndim - 2)
             return write(jnp.pad(buffer, room, constant_values=fill), new, start)
 
         keys, values = extend(state.key, k, 0), extend(state.value, v, 0)
         key_segments = extend(state.segment_ids, segments, -1)
         if length <= chunk:  # few queries: every key in view, masked by chunk
-            query_slot, key_slot = start + jnp.arange(length), jnp.arange(slots + length)
+            query_slot, key_slot = start + jnp.arange(length), jnp.arange(keys.shape[1])
             behind = query_slot[:, None] // chunk - key_slot[None, :] // chunk
             y = full_attention(
                 q,

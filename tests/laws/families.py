@@ -31,7 +31,6 @@ class Family:
         see, by loops over positions and nothing clever.
       layer: constructor of the layer, with any of its attributes.
       has_buckets: whether `frozen` holds hash buckets.
-      grows: greatest factor by which forward + backward memory may grow when the length doubles.
     """
 
     name: str
@@ -118,25 +117,33 @@ def lsh_visible(frozen, causal, padding_mask, length):
     return near & causal_and_valid(causal, padding_mask, length, batch)[None]
 
 
+def on_arrays(op):
+    """The op on `jax.Array`s, whatever kind of arrays a law holds."""
+    as_array = lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
+    return lambda *args, **kwargs: op(*jax.tree.map(as_array, args), **jax.tree.map(as_array, kwargs))
+
+
 FAMILIES = (
     Family(
         name="full",
         arrays=("q", "k", "v"),
-        op=lambda arrays, frozen, **kwargs: full_attention(arrays["q"], arrays["k"], arrays["v"], **kwargs),
+        op=on_arrays(lambda arrays, frozen, **kwargs: full_attention(arrays["q"], arrays["k"], arrays["v"], **kwargs)),
         visible=full_visible,
         layer=FullAttention,
     ),
     Family(
         name="local",
         arrays=("q", "k", "v"),
-        op=lambda arrays, frozen, *, causal=True, **kwargs: local_attention(
-            arrays["q"],
-            arrays["k"],
-            arrays["v"],
-            chunk_size=CHUNK,
-            look_ahead=0 if causal else 1,
-            causal=causal,
-            **kwargs,
+        op=on_arrays(
+            lambda arrays, frozen, *, causal=True, **kwargs: local_attention(
+                arrays["q"],
+                arrays["k"],
+                arrays["v"],
+                chunk_size=CHUNK,
+                look_ahead=0 if causal else 1,
+                causal=causal,
+                **kwargs,
+            )
         ),
         visible=local_visible,
         layer=lambda *, causal=True, **kwargs: LocalAttention(
@@ -146,15 +153,17 @@ FAMILIES = (
     Family(
         name="lsh",
         arrays=("qk", "v"),
-        op=lambda arrays, frozen, **kwargs: lsh_attention(
-            arrays["qk"],
-            arrays["v"],
-            buckets=frozen["buckets"],
-            n_buckets=BUCKETS,
-            chunk_size=CHUNK,
-            look_back="within_round",
-            **kwargs,
-        )[0],
+        op=on_arrays(
+            lambda arrays, frozen, **kwargs: lsh_attention(
+                arrays["qk"],
+                arrays["v"],
+                buckets=frozen["buckets"],
+                n_buckets=BUCKETS,
+                chunk_size=CHUNK,
+                look_back="within_round",
+                **kwargs,
+            )[0]
+        ),
         visible=lsh_visible,
         layer=lambda **kwargs: LSHAttention(
             chunk_size=CHUNK, n_buckets=BUCKETS, n_hashes=HASHES, look_back="within_round", **kwargs

@@ -36,9 +36,9 @@ def cast(tree, dtype):
 def make_layer(family, **kwargs):
     """A small layer of a family and its parameters."""
     layer = family.layer(d_model=D_MODEL, n_heads=2, head_dim=8, **kwargs)
-    params = layer.init(jax.random.key(0), jnp.zeros((1, 4, D_MODEL)))
+    params = jax.jit(layer.init)(jax.random.key(0), jnp.zeros((1, 4, D_MODEL)))
     return layer, params
 
 
-def tokens(shape, seed=0, dtype=np.float32):
-    return np.random.default_rng(seed).normal(size=(*shape, D_MODEL)).astype(dtype)
+def tokens(shape, seed=0, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(*shape, D_MODEL)), dtype)

@@ -43,10 +43,10 @@ def test_op_equals_dense_float64(family, implementation, rules):
 def test_state_holds_the_projected_past(family):
     layer, params = make_layer(family)
     x = tokens((2, 5))
-    _, state = layer.apply(params, x, layer.initial_state(2, max_length=11))
+    _, state = jax.jit(layer.apply)(params, x, layer.initial_state(2, max_length=11))
     name = "query_key" if family.has_buckets else "key"
     kernel = np.asarray(params["params"][name]["kernel"], np.float64)
-    expected = np.einsum("btd,dnh->btnh", x.astype(np.float64), kernel)
+    expected = np.einsum("btd,dnh->btnh", np.asarray(x, np.float64), kernel)
     assert int(state.index) == 5
     live = np.asarray(state.segment_ids) >= 0
     assert live.sum(-1).tolist() == [5, 5]

@@ -25,7 +25,7 @@ def streaming(family):
     layer, params = make_layer(family)
     layer = layer.clone(**options)
     x = tokens((2, LENGTH))
-    return layer, params, x, layer.apply(params, x)[0]
+    return layer, params, x, jax.jit(layer.apply)(params, x)[0]
 
 
 def run(layer, params, x, pieces, **sequence):
@@ -54,8 +54,8 @@ def test_pieces_of_packed_and_padded_sequences(streaming):
     segments = np.stack([np.arange(LENGTH) // 13, np.arange(LENGTH) // 6]).astype(np.int32)
     padding = np.ones((2, LENGTH), bool)
     padding[1, 4:7] = False
-    x = np.where(padding[..., None], x, np.nan).astype(np.float32)
-    whole, _ = layer.apply(params, x, padding_mask=jnp.asarray(padding), segment_ids=jnp.asarray(segments))
+    x = jnp.where(padding[..., None], x, jnp.nan)
+    whole, _ = jax.jit(layer.apply)(params, x, padding_mask=padding, segment_ids=segments)
     y, _ = run(layer, params, x, SPLITS["uneven"], padding_mask=padding, segment_ids=segments)
     assert relative_rms(y, whole) <= 1e-5
 

@@ -1,5 +1,7 @@
 """Laws 1 to 8 for stacks: residual, reversible and exact, with dropout on where it has a say."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,15 +23,19 @@ def run_stack(stack, params, x, key):
     return stack.apply(params, x, deterministic=False, rngs={"dropout": key})[0]
 
 
-@pytest.mark.parametrize("length", [1, LENGTH])
-def test_1_and_4_equals_the_plain_loop(mode, length):
+def test_1_equals_the_plain_loop(mode, monkeypatch):
     """Outputs and every gradient, dropout on, against Python loops in float64."""
-    stack, x = make_stack(mode, dropout_rate=0.3), np.random.default_rng(0).normal(size=(2, length, D_MODEL))
-    params = stack.init(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))
-    cotangent = np.random.default_rng(1).normal(size=(2, length, D_MODEL * (1 if mode == "residual" else 2)))
+    # JAX draws other masks when float64 is on: draw them in float32 always.
+    float32_draw = lambda key, p, shape: jax.random.uniform(key, shape, jnp.float32) < jnp.float32(p)
+    monkeypatch.setattr(jax.random, "bernoulli", float32_draw)
+    make = functools.partial(make_stack, mode, pattern=("local", "lsh"), dropout_rate=0.3)
+    stack, x = make(), np.random.default_rng(0).normal(size=(2, LENGTH, D_MODEL))
+    params = jax.jit(stack.init)(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))
+    cotangent = np.random.default_rng(1).normal(size=(2, LENGTH, D_MODEL * (1 if mode == "residual" else 2)))
     key = jax.random.key(7)
     # `make_rng` folds the module's path into the key: ask for what the stack will see.
-    seen = jax.random.key_data(stack.apply(params, rngs={"dropout": key}, method=lambda module: module.make_rng("dropout")))
+    seen = stack.apply(params, rngs={"dropout": key}, method=lambda module: module.make_rng("dropout"))
+    seen = jax.random.key_data(seen)
 
     def grads(fn, params, x):
         def scalar(params, x):
@@ -40,18 +46,23 @@ def test_1_and_4_equals_the_plain_loop(mode, length):
 
     ours, y = grads(lambda params, x: run_stack(stack, params, x, key), params, jnp.asarray(x, jnp.float32))
     with jax.enable_x64(True):
-        wide = make_stack(mode, dropout_rate=0.3, dtype=jnp.float64)
-        naive = lambda params, x: naive_stack(wide, params, x, jax.random.wrap_key_data(seen))
+        naive = lambda params, x: naive_stack(make(dtype=jnp.float64), params, x, jax.random.wrap_key_data(seen))
         theirs, expected = jax.device_get(grads(naive, cast(params, jnp.float64), jnp.asarray(x)))
     if mode == "exact":  # every residual sum is rounded to the grid
         assert np.abs(np.asarray(y) - expected).max() <= 50 * GRID
-        assert relative_rms(y, expected) <= 2e-4
         np.testing.assert_array_equal(np.asarray(y) / GRID, np.round(np.asarray(y) / GRID))
-    else:
-        assert relative_rms(y, expected) <= 1e-5
-    live = jax.tree.map(lambda theirs: np.abs(theirs).max() > 1e-9, theirs)  # one token has no say in its own logits
-    pick = lambda tree: [leaf for leaf, keep in zip(jax.tree.leaves(tree), jax.tree.leaves(live)) if keep]
-    assert relative_rms(pick(ours), pick(theirs)) <= (5e-3 if mode == "exact" else 2e-5)
+    assert relative_rms(y, expected) <= (2e-4 if mode == "exact" else 1e-5)
+    assert relative_rms(ours, theirs) <= (5e-3 if mode == "exact" else 1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 6])
+def test_4_any_length(mode, length):
+    """A shorter sequence gives the beginning of the longer one's output."""
+    model, params = make_decoder(mode)
+    tokens = ids((2, LENGTH))
+    whole, _ = jax.jit(model.apply)(params, tokens)
+    short, _ = jax.jit(model.apply)(params, tokens[:, :length])
+    assert relative_rms(short, whole[:, :length]) <= (2e-3 if mode == "exact" else 1e-5)
 
 
 def test_2_causality(mode):
@@ -71,7 +82,7 @@ def test_2_causality(mode):
 def test_3_pieces_equal_one_pass(mode, pieces):
     model, params = make_decoder(mode)
     tokens = ids((2, LENGTH))
-    whole = model.apply(params, tokens)[0]
+    whole = jax.jit(model.apply)(params, tokens)[0]
     step, state, outputs, start = jax.jit(model.apply), model.initial_state(2, max_length=LENGTH), [], 0
     for length in pieces:
         logits, state = step(params, tokens[:, start : start + length], state)
@@ -85,9 +96,9 @@ def test_5_unequal_lengths_equal_one_by_one(mode):
     model, params = make_decoder(mode, pattern=("full", "local"))
     tokens, lengths = ids((3, LENGTH)), (LENGTH, 8, 1)
     padding = np.arange(LENGTH)[None] < np.array(lengths)[:, None]
-    together = np.asarray(model.apply(params, tokens, padding_mask=padding)[0])
+    together = np.asarray(jax.jit(model.apply)(params, tokens, padding_mask=padding)[0])
     for row, length in enumerate(lengths):
-        alone = model.apply(params, tokens[row : row + 1, :length])[0]
+        alone = jax.jit(model.apply)(params, tokens[row : row + 1, :length])[0]
         assert relative_rms(together[row, :length], alone[0]) <= (2e-3 if mode == "exact" else 1e-5)
 
 
@@ -96,14 +107,14 @@ def test_6_packed_documents_equal_separate_ones(mode):
     tokens, cut = ids((1, LENGTH)), 8
     segments = (np.arange(LENGTH) >= cut).astype(np.int32)[None]
     positions = np.where(segments, np.arange(LENGTH) - cut, np.arange(LENGTH)).astype(np.int32)
-    packed = model.apply(params, tokens, segment_ids=segments, positions=positions)[0]
-    separate = [model.apply(params, piece)[0] for piece in (tokens[:, :cut], tokens[:, cut:])]
+    packed = jax.jit(model.apply)(params, tokens, segment_ids=segments, positions=positions)[0]
+    separate = [jax.jit(model.apply)(params, piece)[0] for piece in (tokens[:, :cut], tokens[:, cut:])]
     assert relative_rms(packed, np.concatenate(separate, axis=1)) <= (2e-3 if mode == "exact" else 1e-5)
 
 
 def test_7_large_bfloat16_stays_finite(mode):
     stack = make_stack(mode, dropout_rate=0.1, dtype=jnp.bfloat16)
-    params = stack.init(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))
+    params = jax.jit(stack.init)(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))
     x = 1e2 * np.random.default_rng(0).uniform(-1, 1, (2, LENGTH, D_MODEL))
 
     @jax.jit
@@ -117,7 +128,7 @@ def test_7_large_bfloat16_stays_finite(mode):
 
 
 def test_8_transformations_agree(mode):
-    model, params = make_decoder(mode, dropout_rate=0.2)
+    model, params = make_decoder(mode, pattern=("local", "lsh"), dropout_rate=0.2)
     batches = ids((2, 2, LENGTH))
 
     def loss(params, tokens):
@@ -134,9 +145,11 @@ def test_8_transformations_agree(mode):
 
 
 def test_dropout_replays_the_forward_mask():
-    """Negative control: the gradient of a reversible stack is wrong if the backward pass draws other masks."""
-    stack, x = make_stack("reversible", dropout_rate=0.5), np.random.default_rng(0).normal(size=(1, LENGTH, D_MODEL))
-    params = stack.init(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))
-    gradient = lambda key: jax.grad(lambda params: jnp.sum(run_stack(stack, params, x.astype(np.float32), key) ** 2))(params)
-    assert relative_rms(gradient(jax.random.key(1)), gradient(jax.random.key(1))) == 0
-    assert relative_rms(gradient(jax.random.key(1)), gradient(jax.random.key(2))) > 0.1
+    """Negative control: gradients differ by the draw, so that a backward pass with other masks would be found out."""
+    stack = make_stack("reversible", pattern=("local",), dropout_rate=0.5)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, LENGTH, D_MODEL)), jnp.float32)
+    params = jax.jit(stack.init)(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))
+    gradient = jax.jit(jax.grad(lambda params, key: jnp.sum(run_stack(stack, params, x, key) ** 2)))
+    first, again, other = (gradient(params, jax.random.key(seed)) for seed in (1, 1, 2))
+    assert relative_rms(first, again) == 0
+    assert relative_rms(first, other) > 0.1
