@@ -5,13 +5,14 @@ stand, sums since the last row of metrics, the best score so far, and a fingerpr
 """
 
 import json
+import logging
 import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
+from absl import logging as absl_logging
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
@@ -31,21 +32,19 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.Path, keep: int):
-        logging.set_verbosity(logging.ERROR)  # Orbax reports every file at lower levels
+        absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax reports every file at lower levels,
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # and again what it has raised
         self._directory = workdir / "checkpoints"
         self._aside = workdir / "damaged_checkpoints"
         self._policy = _BestAndLatest(keep)
-        self._manager = self._open()
+        options = ocp.CheckpointManagerOptions(preservation_policy=self._policy)
+        self._manager = ocp.CheckpointManager(self._directory, options=options, item_names=ITEMS)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self._manager.close()
-
-    def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(preservation_policy=self._policy)
-        return ocp.CheckpointManager(self._directory, options=options, item_names=ITEMS)
 
     @property
     def latest_step(self) -> int | None:

@@ -111,7 +111,7 @@ def everything(directory):
     return list(pathlib.Path(directory).rglob("*"))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")  # of Orbax's reads
+@pytest.mark.usefixtures("damaging")
 @pytest.mark.parametrize("how", ["truncated", "missing", "altered"])
 @pytest.mark.parametrize("item", ["params", "training", "position"])
 def test_a_damaged_newest_is_reported_and_the_one_before_it_restored(workdir, item, how):
@@ -126,7 +126,7 @@ def test_a_damaged_newest_is_reported_and_the_one_before_it_restored(workdir, it
     assert how == "missing" or (aside / file.relative_to(workdir / "checkpoints" / "6")).exists()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")
+@pytest.mark.usefixtures("damaging")
 def test_the_same_step_can_be_saved_and_damaged_again(workdir):
     for copy in ("6", "6_again"):
         damage(workdir, 6, "params", "truncated")
@@ -139,7 +139,7 @@ def test_the_same_step_can_be_saved_and_damaged_again(workdir):
         assert (workdir / "damaged_checkpoints" / copy).is_dir()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")
+@pytest.mark.usefixtures("damaging")
 def test_when_none_can_be_read_nothing_moves(workdir):
     damage(workdir, 3, "params", "truncated")
     damage(workdir, 6, "training", "missing")

@@ -104,7 +104,7 @@ def test_sigterm_finishes_the_step_saves_it_and_stops(uninterrupted, tmp_path, c
     assert rows_of(tmp_path) == rows_of(uninterrupted[0])
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")  # of Orbax's reads
+@pytest.mark.usefixtures("damaging")
 def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(uninterrupted, tmp_path, capsys):
     shutil.copytree(uninterrupted[0], tmp_path, dirs_exist_ok=True)
     (tmp_path / "checkpoints" / "12" / "params" / "manifest.ocdbt").unlink()
