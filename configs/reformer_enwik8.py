@@ -15,7 +15,7 @@ are bytes (see `effjax.data`). `tiny`: see the README.
 """
 
 from effjax.errors import UserError
-from effjax.models.build import decoder_config
+from effjax.models.build import DECODER_SHARDING, decoder_config
 from effjax.training.config import base_config
 
 PRESETS = ("", "large", "tiny")
@@ -28,6 +28,7 @@ def get_config(preset: str = ""):
     config.steps = 100_000
     config.batch_size = 8
     config.data.update(name="enwik8", vocabulary="bytes+2", length=65_536, stride=16_384)
+    config.sharding = DECODER_SHARDING
     config.model = decoder_config()
     config.model.update(
         d_model=768,

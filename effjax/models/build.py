@@ -12,6 +12,18 @@ from effjax.models.decoder import Decoder
 from effjax.models.stack import Stack
 
 
+# Rules of `training.sharding` for a decoder's parameters: heads and features over `tensor`, the other side over `fsdp`.
+DECODER_SHARDING = (
+    ("mixer/(query|key|value|query_key)/kernel", ("fsdp", "tensor", None)),
+    ("mixer/out/kernel", ("tensor", None, "fsdp")),
+    ("feed_forward/inner/kernel", ("fsdp", "tensor")),
+    ("feed_forward/inner/bias", ("tensor",)),
+    ("feed_forward/outer/kernel", ("tensor", "fsdp")),
+    ("embedding/embedding", (None, "fsdp")),
+    ("head/kernel", ("fsdp", None)),
+)
+
+
 def decoder_config() -> ConfigDict:
     """Every key of a decoder's `model` section, with its default; `MIXERS` names what `pattern` may hold."""
     return ConfigDict(

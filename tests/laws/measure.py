@@ -18,6 +18,12 @@ def relative_rms(ours, theirs) -> float:
     return worst
 
 
+def relative_norm(ours, theirs) -> float:
+    """Euclidean norm of the difference of two whole pytrees over that of `theirs`."""
+    flat = lambda tree: np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(tree)])
+    return float(np.linalg.norm(flat(ours) - flat(theirs)) / np.linalg.norm(flat(theirs)))
+
+
 def value_and_grads(fn, arrays, cotangent):
     """The output of `fn(arrays)`, and the gradient of `sum(output * cotangent)`, compiled."""
 

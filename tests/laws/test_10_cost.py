@@ -1,0 +1,67 @@
+"""Law 10: memory and FLOPs, from the compiler and the jaxpr, grow as the family promises; no stopwatch."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from effjax.accounting.flops import count_flops
+from effjax.accounting.memory import compiled_memory, memory_of, tree_bytes
+from effjax.tasks import make_task
+from effjax.training.config import load_config
+from effjax.training.optimizers import make_optimizer
+from effjax.training.state import abstract_state
+from effjax.training.step import make_train_step
+from tests.laws.measure import D_MODEL, make_layer
+
+
+def gradient_of(layer):
+    return jax.grad(lambda params, x: jnp.sum(layer.apply(params, x)[0] ** 2), argnums=(0, 1))
+
+
+def inputs(length):
+    return jax.ShapeDtypeStruct((1, length, D_MODEL), jnp.float32)
+
+
+def test_memory_is_linear_in_the_length(family):
+    layer, params = make_layer(family)
+    short, long = (compiled_memory(gradient_of(layer), params, inputs(length)).temp for length in (2048, 4096))
+    assert short > 0 and long <= 2.2 * short
+
+
+def test_flops_grow_with_the_length(family):
+    layer, params = make_layer(family)
+    flops = [count_flops(gradient_of(layer), params, inputs(length), platform="cpu") for length in (4096, 8192, 16384)]
+    for short, long in zip(flops, flops[1:]):
+        ratio = long / short
+        assert 3.5 < ratio < 4.1 if family.name == "full" else 1.9 < ratio <= 2.2
+
+
+def training_step_bytes(residual, n_layers):
+    """Temporaries, gradient tree and saved LSH buckets of the tiny configuration's compiled training step."""
+    config = load_config("configs/reformer_enwik8.py:tiny").unlock()
+    # A period of two, so that four layers are a loop as well: XLA unrolls a loop of one repeat and plans it otherwise.
+    config.model.pattern = ("local", "lsh")
+    config.model.update(residual=residual, n_layers=n_layers, d_model=32, d_ff=64, n_heads=2, head_dim=16)
+    config.model.axial.dims = (16, 16)
+    task, optimizer = make_task(config), make_optimizer(config)
+    state = abstract_state(task, optimizer, config)
+    step = jax.jit(make_train_step(task, optimizer, config), donate_argnums=0)
+    temp = memory_of(step.lower(state, task.abstract_batch()).compile()).temp
+    tokens, lsh_layers = config.batch_size * config.data.length, n_layers // 2
+    buckets = 4 * tokens * config.model.n_heads * config.model.lsh.n_hashes * lsh_layers
+    return temp, tree_bytes(state.params), buckets
+
+
+@pytest.mark.parametrize("residual", ["reversible", "exact"])
+def test_activations_of_a_reversible_stack_are_flat_in_depth(residual):
+    shallow, deep = (training_step_bytes(residual, n_layers) for n_layers in (4, 24))
+    activations = [temp - gradients - buckets for temp, gradients, buckets in (shallow, deep)]
+    print(f"{residual}: (temp, gradients, buckets) at 4 layers {shallow}, at 24 layers {deep}")
+    assert abs(activations[1] / activations[0] - 1) <= 0.02
+
+
+def test_activations_of_a_residual_stack_are_not():
+    """The contrast, so that the law above could fail."""
+    shallow, deep = (training_step_bytes("residual", n_layers) for n_layers in (4, 24))
+    print(f"residual: (temp, gradients, buckets) at 4 layers {shallow}, at 24 layers {deep}")
+    assert deep[0] - deep[1] > 4 * (shallow[0] - shallow[1])

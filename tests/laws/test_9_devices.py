@@ -1,0 +1,56 @@
+"""Law 9: one device and eight, along any axis of the mesh, give the same loss and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from effjax.models.build import DECODER_SHARDING
+from effjax.training.sharding import AXES, batch_shardings, make_mesh, state_shardings
+from effjax.training.state import TrainState
+from tests.laws.measure import relative_norm
+from tests.laws.stacks import MODES, ids, make_decoder
+
+MESHES = {"data": (8, 1, 1, 1), "fsdp": (1, 8, 1, 1), "tensor": (2, 1, 4, 1), "sequence": (2, 1, 1, 4)}
+
+
+@functools.cache
+def value_and_grads(mode, mesh=None):
+    """Loss and gradients of a batch of 8 x 32 tokens with dropout, on one device or spread over a mesh."""
+    model, params = make_decoder(mode, dropout_rate=0.1, n_heads=4, head_dim=4)
+    batch = {"tokens": ids((8, 32))}
+
+    def loss(params, batch):
+        rngs = {"dropout": jax.random.key(5)}
+        tokens = batch["tokens"]
+        return jnp.mean(model.apply(params, tokens, tokens, deterministic=False, rngs=rngs, method="nats")[0])
+
+    if mesh is None:
+        return jax.jit(jax.value_and_grad(loss))(params, batch)
+    mesh = make_mesh(dict(zip(AXES, mesh)), jax.devices())
+    state = TrainState(0, params, (), (), 0, 0, 0)
+    where = state_shardings(state, mesh, DECODER_SHARDING).params
+    split = [leaf for leaf in jax.tree.leaves(where) if not leaf.is_fully_replicated]
+    assert bool(split) == (mesh.shape["fsdp"] * mesh.shape["tensor"] > 1)
+    step = jax.jit(jax.value_and_grad(loss), in_shardings=(where, batch_shardings(batch, mesh)))
+    return step(jax.device_put(params, where), jax.device_put(batch, batch_shardings(batch, mesh)))
+
+
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
+def test_eight_devices_equal_one(mesh):
+    loss, grads = value_and_grads("reversible")
+    sharded_loss, sharded_grads = value_and_grads("reversible", mesh)
+    assert abs(float(sharded_loss) / float(loss) - 1) <= 1e-6
+    assert relative_norm(sharded_grads, grads) <= 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "reversible"])
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
+def test_eight_devices_equal_one_in_the_other_modes(mesh, mode):
+    loss, grads = value_and_grads(mode)
+    sharded_loss, sharded_grads = value_and_grads(mode, mesh)
+    # A sum that rounds differently by one unit may land one step of the exact mode's grid away.
+    assert abs(float(sharded_loss) / float(loss) - 1) <= (1e-5 if mode == "exact" else 1e-6)
+    assert relative_norm(sharded_grads, grads) <= (1e-2 if mode == "exact" else 1e-6)
