@@ -18,8 +18,12 @@ def main(argv=None) -> None:
     cli.add_checkpoint_flags(parser)
     parser.add_argument("--split", default="test", help="train, valid or test (default: test)")
     parser.add_argument("--context", type=int, default=0, help="tokens seen at once (default: config.eval.context)")
-    parser.add_argument("--stride", type=int, default=0, help="targets scored in each window (default: config.eval.stride)")
-    parser.add_argument("--batch_size", type=int, default=0, help="windows scored at once (default: config.eval.batch_size)")
+    parser.add_argument(
+        "--stride", type=int, default=0, help="targets scored in each window (default: config.eval.stride)"
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=0, help="windows scored at once (default: config.eval.batch_size)"
+    )
     parser.add_argument("--limit", type=int, default=0, help="score the first so many targets only (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = cli.parse(parser, argv)
@@ -34,7 +38,8 @@ def main(argv=None) -> None:
     if args.json:
         print(json.dumps(scores))
     else:
-        print("\n".join(f"{name:<24}{value:,.4f}" if isinstance(value, float) else f"{name:<24}{value}" for name, value in scores.items()))
+        for name, value in scores.items():
+            print(f"{name:<24}{value:,.4f}" if isinstance(value, float) else f"{name:<24}{value}")
 
 
 if __name__ == "__main__":

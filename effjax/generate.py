@@ -1,7 +1,7 @@
 """Continues a text with a trained model, token by token, without computing any of it twice.
 
-  python -m effjax.generate --workdir=runs/reformer --prompt="The history of "
-  python -m effjax.generate --workdir=runs/reformer --prompt="== See also ==" --length=500 --temperature=0.7 --top_k=40
+python -m effjax.generate --workdir=runs/reformer --prompt="The history of "
+python -m effjax.generate --workdir=runs/reformer --prompt="== See also ==" --length=500 --temperature=0.7 --top_k=40
 """
 
 import sys
@@ -15,7 +15,7 @@ def main(argv=None) -> None:
     cli.add_checkpoint_flags(parser)
     parser.add_argument("--prompt", help="start of the text (default: config.sample.prompt)")
     parser.add_argument("--length", type=int, help="tokens to add (default: config.sample.length)")
-    parser.add_argument("--temperature", type=float, help="0: always the likeliest token (default: config.sample.temperature)")
+    parser.add_argument("--temperature", type=float, help="0: the likeliest token always (default: config.sample's)")
     parser.add_argument("--top_k", type=int, help="draw among the k likeliest; 0: all (default: config.sample.top_k)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: 0)")
     args = cli.parse(parser, argv)

@@ -14,7 +14,6 @@ from effjax.ops.hashing import default_n_buckets, hash_vectors, lsh_rotations
 from effjax.ops.lsh import lsh_attention
 from effjax.ops.lsh_decode import lsh_decode
 
-
 LOOK_BACKS = ("circular", "within_round", "none")
 SCALINGS = ("unit_keys", "unit_keys_scaled")
 

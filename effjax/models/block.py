@@ -104,6 +104,5 @@ class Period(nn.Module):
 
     def initial_states(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> list[Any]:
         """The state of every block's mixer before the first token."""
-        return [
-            make(dtype=self.dtype, parent=None).initial_state(batch_size, dtype, max_length=max_length) for make in self.make_mixers
-        ]
+        mixers = [make(dtype=self.dtype, parent=None) for make in self.make_mixers]
+        return [mixer.initial_state(batch_size, dtype, max_length=max_length) for mixer in mixers]

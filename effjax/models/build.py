@@ -11,7 +11,6 @@ from effjax.models.block import Period
 from effjax.models.decoder import Decoder
 from effjax.models.stack import Stack
 
-
 # Rules of `training.sharding` for a decoder's parameters: heads and features over `tensor`, the other side over `fsdp`.
 DECODER_SHARDING = (
     ("mixer/(query|key|value|query_key)/kernel", ("fsdp", "tensor", None)),
@@ -69,7 +68,8 @@ def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> D
     if unknown or not pattern:
         raise UserError(f"model.pattern={pattern} must name one or more of {', '.join(sorted(MIXERS))}")
     if config.n_layers < 1 or config.n_layers % period:
-        raise UserError(f"model.n_layers={config.n_layers} must be a positive multiple of the {period} blocks of model.pattern")
+        blocks = f"the {period} blocks of model.pattern"
+        raise UserError(f"model.n_layers={config.n_layers} must be a positive multiple of {blocks}")
     mixers = tuple(mixer(config, name) for name in pattern)
     feed_forward = functools.partial(
         FeedForward,

@@ -164,14 +164,17 @@ class LanguageModelling:
           `report`'s names, and `targets`, the number of targets scored.
         """
         settings = self.config.eval
-        context, stride, batch_size = context or settings.context, stride or settings.stride, batch_size or settings.batch_size
+        context, stride = context or settings.context, stride or settings.stride
+        batch_size = batch_size or settings.batch_size
         if self.model.max_length is not None and context > self.model.max_length:
             raise UserError(f"context={context} exceeds the {self.model.max_length} positions of the model")
         if split not in self.corpus.splits:
             raise UserError(f"split={split!r}; one of {', '.join(self.corpus.splits)} is allowed")
         devices = mesh.shape["data"] * mesh.shape["fsdp"] if mesh else 1
         if batch_size % devices:
-            raise UserError(f"the scorer's batch_size={batch_size} must be a multiple of the {devices} devices it is split over")
+            raise UserError(
+                f"config.eval.batch_size={batch_size} must be a multiple of {devices}, the devices it is split over"
+            )
         tokens = self.corpus.splits[split]
         batches = scoring_batches(
             tokens[: limit + 1] if limit else tokens,

@@ -82,7 +82,8 @@ def shared_qk_rounds(qk, v, mask):
 
 def causal_and_valid(causal, padding_mask, length, batch):
     time = np.arange(length)
-    mask = np.broadcast_to(time[:, None] >= time[None, :] if causal else np.ones((length, length), bool), (batch, 1, length, length))
+    mask = time[:, None] >= time[None, :] if causal else np.ones((length, length), bool)
+    mask = np.broadcast_to(mask, (batch, 1, length, length))
     if padding_mask is not None:
         mask = mask & np.asarray(padding_mask)[:, None, None, :]
     return mask

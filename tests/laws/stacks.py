@@ -56,11 +56,17 @@ def naive_stack(stack, params, x, key):
     x1 = x2 = x
     for repeat in range(stack.repeats):
         for i, ((f, g), (mixing, feeding)) in enumerate(zip(blocks, names)):
-            of = lambda name: {name: jax.tree.map(lambda leaf: leaf[repeat], params[name])}
+            own = jax.tree.map(lambda leaf, repeat=repeat: leaf[repeat], params)
+            mix = lambda x, f=f, own={mixing: own[mixing]}, key=keys[repeat, i, 0]: f(own, x, consts, None, key, None)[
+                0
+            ]
+            feed = lambda x, g=g, own={feeding: own[feeding]}, key=keys[repeat, i, 1]: g(
+                own, x, consts, None, key, None
+            )[0]
             if stack.residual == "residual":
-                x1 = x1 + f(of(mixing), x1, consts, None, keys[repeat, i, 0], None)[0]
-                x1 = x1 + g(of(feeding), x1, consts, None, keys[repeat, i, 1], None)[0]
+                x1 = x1 + mix(x1)
+                x1 = x1 + feed(x1)
             else:
-                x1 = x1 + f(of(mixing), x2, consts, None, keys[repeat, i, 0], None)[0]
-                x2 = x2 + g(of(feeding), x1, consts, None, keys[repeat, i, 1], None)[0]
+                x1 = x1 + mix(x2)
+                x2 = x2 + feed(x1)
     return x1 if stack.residual == "residual" else jnp.concatenate([x1, x2], axis=-1)

@@ -1,5 +1,7 @@
 """Law 10: memory and FLOPs, from the compiler and the jaxpr, grow as the family promises; no stopwatch."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -31,7 +33,7 @@ def test_memory_is_linear_in_the_length(family):
 def test_flops_grow_with_the_length(family):
     layer, params = make_layer(family)
     flops = [count_flops(gradient_of(layer), params, inputs(length), platform="cpu") for length in (4096, 8192, 16384)]
-    for short, long in zip(flops, flops[1:]):
+    for short, long in itertools.pairwise(flops):
         ratio = long / short
         assert 3.5 < ratio < 4.1 if family.name == "full" else 1.9 < ratio <= 2.2
 

@@ -45,5 +45,7 @@ def test_new_values_do_not_retrace(family):
     state = layer.initial_state(2, max_length=LENGTH)
     for step in range(3):
         mask = np.random.default_rng(step).random((2, 4)) > 0.3
-        _, state = run(jax.tree.map(lambda leaf: leaf + step, params), tokens((2, 4), seed=step), state, mask)
+        _, state = run(
+            jax.tree.map(lambda leaf, step=step: leaf + step, params), tokens((2, 4), seed=step), state, mask
+        )
     assert len(traces) == 1

@@ -23,19 +23,26 @@ def test_greedy_generation_equals_recomputing_everything(mode):
 def test_a_long_prefix_is_not_recomputed():
     """Twice as many new tokens cost twice as many decoding steps, whatever the prompt."""
     model, params = stacks.make_decoder("reversible", pattern=("local",))
-    cost = lambda prompt, length: count_flops(
-        lambda p: generate(model, params["params"], p, length=length, key=jax.random.key(0)), jnp.zeros((1, prompt), jnp.int32)
-    )
+
+    def cost(prompt, length):
+        run = lambda prompt: generate(model, params["params"], prompt, length=length, key=jax.random.key(0))
+        return count_flops(run, jnp.zeros((1, prompt), jnp.int32))
+
     per_token = cost(8, 3) - cost(8, 2)
     assert cost(40, 3) - cost(40, 2) == pytest.approx(per_token, rel=1e-6)
 
 
 def test_sampling_follows_temperature_and_top_k():
     logits = jnp.log(jnp.array([[0.1, 0.2, 0.3, 0.4]]))
-    draws = lambda temperature, top_k: np.bincount(
-        jax.vmap(lambda key: sample(key, logits, temperature, top_k)[0])(jax.random.split(jax.random.key(0), 20_000)),
-        minlength=4,
-    ) / 20_000
+    draws = lambda temperature, top_k: (
+        np.bincount(
+            jax.vmap(lambda key: sample(key, logits, temperature, top_k)[0])(
+                jax.random.split(jax.random.key(0), 20_000)
+            ),
+            minlength=4,
+        )
+        / 20_000
+    )
     np.testing.assert_allclose(draws(1.0, 0), [0.1, 0.2, 0.3, 0.4], atol=0.015)
     np.testing.assert_allclose(draws(0.5, 0), np.array([1, 4, 9, 16]) / 30, atol=0.015)
     np.testing.assert_allclose(draws(1.0, 2), [0, 0, 3 / 7, 4 / 7], atol=0.015)
