@@ -37,22 +37,26 @@ def argument_parser(command: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=f"effjax {command}",
         description=description,
-        epilog=f"Fields of a configuration, each set with --config.FIELD=VALUE (those of the model are in the "
-        f"experiment's file):\n{describe_fields()}",
+        epilog="Fields of a configuration, each set with --config.FIELD=VALUE (those of the model, "
+        f"--config.model.FIELD, are listed in effjax/models/build.py):\n{describe_fields()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config",
-        metavar="FILE.py[:PRESET]",
-        help="the experiment, such as configs/reformer_enwik8.py:tiny; where it is left out, that of --workdir",
+        "--config", metavar="FILE.py[:PRESET]", help="the experiment, such as configs/reformer_enwik8.py:tiny"
     )
     return parser
 
 
+def add_workdir_flag(parser: ArgumentParser) -> None:
+    """The flag that names a run."""
+    text = "directory of the run, local or gs://bucket/path; without --config, its configuration holds"
+    parser.add_argument("--workdir", required=True, help=text)
+
+
 def add_checkpoint_flags(parser: ArgumentParser) -> None:
     """Flags that name a trained model."""
-    parser.add_argument("--workdir", required=True, help="directory of the run, local or gs://bucket/path")
+    add_workdir_flag(parser)
     parser.add_argument("--checkpoint", default="latest", help="latest, best or a step (default: latest)")
 
 

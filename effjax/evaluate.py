@@ -28,13 +28,16 @@ def main(argv=None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = cli.parse(parser, argv)
 
+    import jax
+
     from effjax.tasks import make_task
     from effjax.training.restore import restore_on_all_devices
 
     task = make_task(args.config)
     step, params, mesh = restore_on_all_devices(task, args.workdir, args.checkpoint)
     settings = {name: getattr(args, name) for name in ("limit", "context", "stride", "batch_size")}
-    scores = {"step": step, "split": args.split} | task.evaluate(params, args.split, mesh=mesh, **settings)
+    with jax.set_mesh(mesh):
+        scores = {"step": step, "split": args.split} | task.evaluate(params, args.split, mesh=mesh, **settings)
     if args.json:
         print(json.dumps(scores))
     else:

@@ -23,14 +23,17 @@ def main(argv=None) -> None:
     import jax
 
     from effjax.tasks import make_task
+    from effjax.training.progress import printable
     from effjax.training.restore import restore_on_all_devices
 
     task = make_task(args.config)
-    _, params, _ = restore_on_all_devices(task, args.workdir, args.checkpoint)
+    _, params, mesh = restore_on_all_devices(task, args.workdir, args.checkpoint)
     names = ("prompt", "length", "temperature", "top_k")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     settings = dict(args.config.sample) | given
-    print(settings["prompt"] + task.continue_text(params, jax.random.key(args.seed), **settings))
+    with jax.set_mesh(mesh):
+        text = task.continue_text(params, jax.random.key(args.seed), **settings)
+    print(printable(settings["prompt"] + text))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ mesh and the rules of the configuration, with the memory of each chip and the tr
 """
 
 import dataclasses
-import functools
 import json
 import sys
 import time
@@ -21,15 +20,15 @@ from rich.table import Table
 
 from effjax import cli
 from effjax.accounting.collectives import collectives_of
-from effjax.accounting.flops import flops_of_jaxpr
+from effjax.accounting.flops import Flops, flops_of_jaxpr
 from effjax.accounting.memory import memory_of, readable_bytes, tree_bytes, tree_bytes_per_device
 from effjax.accounting.topologies import HBM_BYTES, DoesNotFit, compile_for_topology, topology_devices
 from effjax.tasks import make_task
 from effjax.training.config import check_config
 from effjax.training.optimizers import make_optimizer
-from effjax.training.sharding import AXES, batch_shardings, make_mesh, state_shardings
-from effjax.training.state import abstract_state, carry_batch_axes
-from effjax.training.step import make_train_step
+from effjax.training.progress import forward_flops, model_flops
+from effjax.training.sharding import AXES, make_mesh
+from effjax.training.step import jit_train_step
 
 
 def main(argv=None) -> None:
@@ -64,26 +63,17 @@ def plan(task, config, *, topology: str | None = None) -> dict:
     check_config(config)
     devices = topology_devices(topology) if topology else jax.devices("cpu")[:1]
     mesh = make_mesh(config.mesh if topology else dict.fromkeys(AXES, 1), devices)
-    optimizer = make_optimizer(config)
-    state, batch = abstract_state(task, optimizer, config), task.abstract_batch()
-    state_sharding = state_shardings(state, mesh, config.sharding, carry_batch_axes(task, config))
-    batch_sharding = batch_shardings(batch, mesh)
-    state, batch = _place(state, state_sharding), _place(batch, batch_sharding)
+    platform = devices[0].platform
+    train_step, state, batch = jit_train_step(task, make_optimizer(config), config, mesh)
     with jax.set_mesh(mesh):
-        step = jax.jit(
-            make_train_step(task, optimizer, config),
-            in_shardings=(state_sharding, batch_sharding),
-            out_shardings=(state_sharding, None),
-            donate_argnums=0,
-        ).trace(state, batch)
-        forward = jax.jit(functools.partial(_loss, task, config)).trace(state.params, batch, state.key)
-        generation = jax.eval_shape(
-            lambda: task.model.initial_state(1, task.model.dtype, max_length=config.data.length)
-        )
+        step = train_step.trace(state, batch)
+        forward = forward_flops(task, config.batch_size, state.params, batch, platform=platform)
+        whole = flops_of_jaxpr(step.jaxpr, platform=platform)
+        generation = jax.eval_shape(lambda: task.generation_state(config.data.length))
         return {
             "config": {"sequences": config.batch_size, "length": config.data.length, "topology": topology},
             "parameters": count_parameters(state.params),
-            "flops_per_token": flops_per_token(forward, step, devices[0].platform, tokens=batch["inputs"].size),
+            "flops_per_token": flops_per_token(forward, whole, tokens=batch["inputs"].size),
             "state_bytes": {
                 "parameters": tree_bytes(state.params),
                 "optimizer": tree_bytes(state.opt_state),
@@ -103,18 +93,17 @@ def count_parameters(params) -> dict:
     return {"total": sum(parts.values()), "by_part": parts}
 
 
-def flops_per_token(forward, step, platform: str, *, tokens: int) -> dict:
-    """FLOPs per target, as `accounting.flops` counts them in what was traced.
+def flops_per_token(forward: Flops, step: Flops, *, tokens: int) -> dict:
+    """FLOPs per target, of the forward pass and of the whole step.
 
-    `model`, what utilisation is measured against, is 3 x the products of the forward pass; `training_step` is all that
+    `model` is what utilisation is measured against (see `training.progress.model_flops`); `training_step` is all that
     a step runs, recomputation and optimizer included, and `training_step_products` the matrix products among it.
     """
-    once, whole = (flops_of_jaxpr(traced.jaxpr, platform=platform) for traced in (forward, step))
     flops = {
-        "forward": once.total,
-        "model": 3 * (once.matmul + once.kernel),
-        "training_step": whole.total,
-        "training_step_products": whole.matmul + whole.kernel,
+        "forward": forward.total,
+        "model": model_flops(forward),
+        "training_step": step.total,
+        "training_step_products": step.matmul + step.kernel,
     }
     return {name: count / tokens for name, count in flops.items()}
 
@@ -136,15 +125,6 @@ def compile_step(lowered: jax.stages.Lowered, mesh: jax.sharding.Mesh) -> dict:
         "loops_counted_once": collectives.unknown_loops,
         "compile_seconds": round(time.monotonic() - start, 1),
     }
-
-
-def _loss(task, config, params, batch, key):
-    return task.loss(params, batch, task.initial_carry(config.batch_size), key=key, deterministic=False)[0]
-
-
-def _place(tree, shardings):
-    """Abstract arrays that know where they will live."""
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def show(report: dict) -> None:

@@ -15,7 +15,7 @@ from effjax import cli
 def main(argv=None) -> None:
     """The command; see the module's docstring."""
     parser = cli.argument_parser("train", __doc__)
-    parser.add_argument("--workdir", required=True, help="directory of the run, local or gs://bucket/path")
+    cli.add_workdir_flag(parser)
     cli.add_distributed_flags(parser)
     args = cli.parse(parser, argv)
 

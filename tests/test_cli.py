@@ -81,6 +81,14 @@ def test_the_script_lists_its_commands_and_knows_their_names(capsys):
     assert capsys.readouterr().err.startswith("error: the following arguments are required: --workdir")
 
 
+def test_help_names_the_workdir_only_where_there_is_one():
+    plan, train = cli.argument_parser("plan", "Plans."), cli.argument_parser("train", "Trains.")
+    cli.add_workdir_flag(train)
+    assert "workdir" not in plan.format_help()
+    assert "without --config, its" in train.format_help()
+    assert "effjax/models/build.py" in plan.format_help()
+
+
 def test_help_explains_every_field_without_loading_jax():
     program = (
         "import sys\nfrom effjax import train\n"

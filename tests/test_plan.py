@@ -19,7 +19,7 @@ WEIGHTS = LAYERS * (4 * WIDTH * WIDTH + 2 * WIDTH * HIDDEN) + 2 * WIDTH * IDS
 def small():
     config = load_config(f"{REFORMER}:tiny")
     config.batch_size = BATCH
-    config.data.length = config.eval.context = LENGTH
+    config.data.length = config.eval.context = config.eval.stride = LENGTH
     config.model.update(
         pattern=("local",), n_layers=LAYERS, d_model=WIDTH, d_ff=HIDDEN, n_heads=2, head_dim=32, positions="none"
     )
@@ -100,7 +100,8 @@ def test_a_program_too_large_for_its_chips_is_reported_not_raised(capsys):
 def test_the_command_prints_tables_or_json(on_cpu, capsys):
     flags = [f"--config={REFORMER}:tiny"]
     flags += [f"--config.model.{key}={value}" for key, value in small().model.items() if isinstance(value, int | str)]
-    flags += ["--config.model.pattern=('local',)", f"--config.data.length={LENGTH}", f"--config.eval.context={LENGTH}"]
+    lengths = ("data.length", "eval.context", "eval.stride")
+    flags += ["--config.model.pattern=('local',)", *(f"--config.{key}={LENGTH}" for key in lengths)]
     assert cli.run(plan.main, [*flags, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     for report in (printed, on_cpu):

@@ -9,6 +9,7 @@ import difflib
 import importlib.util
 import inspect
 import pathlib
+import re
 
 from ml_collections import ConfigDict
 
@@ -23,7 +24,7 @@ FIELDS = (
     ("dtype", "float32", "compute in float32 or bfloat16; parameters are float32 in any case"),
     ("data.name", "enwik8_sample", "enwik8_sample (comes with effjax), enwik8, text8 or bytes_file"),
     ("data.path", "", "a raw, .zip, .gz or .xz file to read instead of downloading"),
-    ("data.vocabulary", "bytes", "bytes, bytes+2, drop_newlines, newline_eos, text8 or text8+1"),
+    ("data.vocabulary", "bytes", "bytes, bytes+2, drop_newlines, newline_eos, text8 or text8_eos"),
     ("data.reader", "windows", "windows (shuffled) or streams (in order, state carried from step to step)"),
     ("data.length", 512, "targets per sequence"),
     ("data.stride", 0, "distance between the starts of two windows; 0: data.length"),
@@ -84,10 +85,10 @@ def load_config(source: str) -> ConfigDict:
     Raises:
       UserError: there is no such file or preset.
     """
-    path, suffix, preset = source.partition(".py")
-    path = pathlib.Path(path + suffix).expanduser()
-    if not suffix or (preset and not preset.startswith(":")):
+    parts = re.fullmatch(r"(.+\.py)(?::(.*))?", source)
+    if not parts:
         raise UserError(f"--config={source}: expected a Python file, FILE.py or FILE.py:PRESET")
+    path, preset = pathlib.Path(parts[1]).expanduser(), parts[2]
     if not path.is_file():
         raise UserError(f"--config={source}: there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"effjax_config_{path.stem}", path)
@@ -95,9 +96,9 @@ def load_config(source: str) -> ConfigDict:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={source}: {path} does not define get_config")
-    if preset[1:] and not inspect.signature(module.get_config).parameters:
+    if preset and not inspect.signature(module.get_config).parameters:
         raise UserError(f"--config={source}: {path} has no presets")
-    config = module.get_config(*filter(None, [preset[1:]]))
+    config = module.get_config(*filter(None, [preset]))
     return config.unlock().lock()  # what was added to a locked configuration, its model, is locked only now
 
 
@@ -128,13 +129,29 @@ def apply_overrides(config: ConfigDict, overrides: list[tuple[str, str]]) -> Con
 
 
 def check_config(config: ConfigDict) -> None:
-    """Raises UserError where a count is below 1 or does not divide what it must."""
+    """Raises UserError where a count is below 1, or a field does not fit another, or a sharding rule is none."""
     fields = flatten(config)
     for key in AT_LEAST_ONE:
         if fields[key] < 1:
             raise UserError(f"config.{key}={fields[key]}; 1 or more is allowed")
     if config.batch_size % config.accumulate:
         raise UserError(f"config.accumulate={config.accumulate} does not divide config.batch_size={config.batch_size}")
+    if 0 < config.eval.context < config.eval.stride:
+        sizes = f"config.eval.stride={config.eval.stride}, config.eval.context={config.eval.context}"
+        raise UserError(f"{sizes}: a stride beyond the context would skip targets")
+    for rule in config.sharding:
+        _check_rule(rule)
+
+
+def _check_rule(rule) -> None:
+    match rule:
+        case (str(pattern), tuple()) if isinstance(rule, tuple):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(f"config.sharding: {pattern!r} in rule {rule!r} is no regex: {error}") from error
+        case _:
+            raise UserError(f"config.sharding: rule {rule!r} is no pair (path regex, tuple of mesh axes)")
 
 
 def flatten(config, prefix: str = "") -> dict:

@@ -1,13 +1,11 @@
-"""Many processes, one program: starting them, sharing out the data, stopping together."""
+"""Many processes, one program: starting them, joining the data they read, stopping together."""
 
 import signal
 
 import jax
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from effjax.errors import UserError
-from effjax.training.sharding import BATCH
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -33,27 +31,12 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
         jax.distributed.initialize()
 
 
-def reader_share(mesh: Mesh) -> tuple[int, int]:
-    """Which stretch of each batch this process reads: `(index, count)`.
-
-    Processes that hold different features or positions of the same rows read the same stretch.
-
-    Raises:
-      UserError: the rows of a process are neither whole nor shared with whole processes.
-    """
-    local, inner = jax.local_device_count(), mesh.size // (mesh.shape[BATCH[0]] * mesh.shape[BATCH[1]])
-    if local % inner and inner % local:
-        raise UserError(f"config.mesh: tensor x sequence = {inner} does not fit the {local} devices of a process")
-    sharing = max(inner // local, 1)
-    return jax.process_index() // sharing, jax.process_count() // sharing
-
-
-def global_batches(reader, start_step: int, abstract_batch, shardings):
-    """Batches as global arrays, from the share of each that this process reads."""
+def global_batches(reader, start_step: int, abstract_batch):
+    """Batches as global arrays, of the shapes and shardings given, from the share of each that this process reads."""
     for batch in reader.iterate(start_step):
         yield {
-            name: jax.make_array_from_process_local_data(shardings[name], batch[name], abstract_batch[name].shape)
-            for name in shardings
+            name: jax.make_array_from_process_local_data(array.sharding, batch[name], array.shape)
+            for name, array in abstract_batch.items()
         }
 
 

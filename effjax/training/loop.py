@@ -3,19 +3,19 @@
 import math
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 
+from effjax.data.placement import reader_share
 from effjax.errors import UserError
 from effjax.training.checkpoints import Checkpoints
 from effjax.training.config import check_config
 from effjax.training.curves import draw_curves
-from effjax.training.distributed import Preemption, global_batches, reader_share
+from effjax.training.distributed import Preemption, global_batches
 from effjax.training.metrics import Means, MetricsLog
 from effjax.training.optimizers import make_optimizer
-from effjax.training.progress import Console, Speed, model_flops, status
-from effjax.training.sharding import batch_shardings, make_mesh, state_shardings
-from effjax.training.state import abstract_state, carry_batch_axes, initial_state
-from effjax.training.step import LOSS, make_train_step
+from effjax.training.progress import Console, Speed, status, utilisation_flops
+from effjax.training.sharding import make_mesh
+from effjax.training.state import initial_state
+from effjax.training.step import LOSS, jit_train_step
 from effjax.training.workdir import check_same_run, open_workdir, save_config
 
 
@@ -45,11 +45,7 @@ def train(task, config, workdir: str) -> dict[str, float]:
     check_same_run(workdir, config)
     mesh = make_mesh(config.mesh, jax.devices())
     optimizer = make_optimizer(config)
-    state, batch = abstract_state(task, optimizer, config), task.abstract_batch()
-    batch_sharding = batch_shardings(batch, mesh)
-    state_sharding = state_shardings(state, mesh, config.sharding, carry_batch_axes(task, config))
-    replicated = NamedSharding(mesh, PartitionSpec())
-    state, batch = _with_shardings(state, state_sharding), _with_shardings(batch, batch_sharding)
+    train_step, state, batch = jit_train_step(task, optimizer, config, mesh)
     n_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     console.say(f"{n_parameters:,} parameters, mesh {dict(mesh.shape)}, workdir {workdir}")
 
@@ -61,12 +57,6 @@ def train(task, config, workdir: str) -> dict[str, float]:
     with jax.set_mesh(mesh), Preemption() as preemption, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
         # The training step.
         console.say("compiling the training step")
-        train_step = jax.jit(
-            make_train_step(task, optimizer, config),
-            in_shardings=(state_sharding, batch_sharding),
-            out_shardings=(state_sharding, replicated),
-            donate_argnums=0,
-        )
         train_step = train_step.lower(state, batch).compile()
 
         # The state to start from.
@@ -77,13 +67,14 @@ def train(task, config, workdir: str) -> dict[str, float]:
             console.say(f"continuing from the checkpoint of step {step:,}")
         else:
             console.say("initialising the parameters")
-            init = jax.jit(lambda key: initial_state(task, optimizer, config, key), out_shardings=state_sharding)
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+            init = jax.jit(lambda key: initial_state(task, optimizer, config, key), out_shardings=shardings)
             state = init(jax.random.key(config.seed))
         means, best = Means(position["since_row"]), position["best"]
 
         # The loop.
-        batches = global_batches(reader, position["examples"] // config.batch_size, batch, batch_sharding)
-        flops = model_flops(task, config.batch_size, state.params, batch)
+        batches = global_batches(reader, position["examples"] // config.batch_size, batch)
+        flops = utilisation_flops(task, config.batch_size, state.params, batch)
         speed = Speed(step=step, steps=config.steps, tokens=batch["inputs"].size, flops=flops)
         stopped = False
         with MetricsLog(workdir, step) as log:
@@ -123,29 +114,22 @@ def train(task, config, workdir: str) -> dict[str, float]:
 
             # The result.
             checkpoints.wait()
-            test, text = {}, ""
+            test = {}
             if step < config.steps:
                 console.say(f"stopped after step {step:,}, checkpoint written; the same command goes on from there")
-            else:
-                if config.eval.test:
-                    console.say("scoring the test split")
-                    test = _prefixed("test", task.evaluate(state.params, "test", mesh=mesh))
-                    log.write(step, test)
-                if config.sample.length:
-                    text = task.sample(state.params, jax.random.key(config.seed))
+            elif config.eval.test:
+                console.say("scoring the test split")
+                test = _prefixed("test", task.evaluate(state.params, "test", mesh=mesh))
+                log.write(step, test)
+                for name, value in test.items():
+                    console.say(f"{name} = {value:,.4f}")
 
-    for name, value in test.items():
-        console.say(f"{name} = {value:,.4f}")
-    if text:
-        console.say(f"generated text:\n{text}")
-    if jax.process_index() == 0:
-        console.say(f"curves: {draw_curves(workdir, config.eval.metric)}")
+        if jax.process_index() == 0:
+            console.say(f"curves: {draw_curves(workdir, config.eval.metric)}")
+        if step >= config.steps and config.sample.length:  # last: by now nothing can be lost
+            text = task.sample(state.params, jax.random.key(config.seed))
+            console.say(f"generated text:\n{config.sample.prompt}{text}")
     return test
-
-
-def _with_shardings(tree, shardings):
-    """Abstract arrays that know where they will live."""
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def _due(every: int, step: int) -> bool:

@@ -5,7 +5,7 @@ import time
 
 import jax
 
-from effjax.accounting.flops import flop_breakdown
+from effjax.accounting.flops import Flops, flop_breakdown
 from effjax.accounting.topologies import peak_flops
 
 
@@ -22,7 +22,7 @@ class Console:
         """One line, with the seconds since the start."""
         self._clear()
         if self._speaks:
-            print(f"[{time.monotonic() - self._start:8.1f} s] {text}", flush=True)
+            print(printable(f"[{time.monotonic() - self._start:8.1f} s] {text}"), flush=True)
 
     def live(self, text: str) -> None:
         """Replaces the live line; does nothing when standard error is not a terminal."""
@@ -43,7 +43,7 @@ class Speed:
       step: the step training starts from.
       steps: the last step.
       tokens: targets per step.
-      flops: model FLOPs per step (see `model_flops`), None where no device's peak is known.
+      flops: model FLOPs per step (see `utilisation_flops`), None where no device's peak is known.
     """
 
     def __init__(self, *, step: int, steps: int, tokens: int, flops: float | None):
@@ -64,16 +64,39 @@ class Speed:
         return metrics, seconds * (self._steps - step)
 
 
-def model_flops(task, batch_size: int, params, batch) -> float | None:
-    """Model FLOPs of a training step: 3 x the products of the forward pass; None where no device's peak is known."""
-    if peak_flops(jax.devices()[0].device_kind) is None:
-        return None
+def printable(text: str) -> str:
+    """The text with `?` for what standard output cannot show."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, errors="replace").decode(encoding)
+
+
+def forward_flops(task, batch_size: int, params, batch, *, platform: str | None = None) -> Flops:
+    """FLOPs of the training loss of one batch, forward only.
+
+    Args:
+      task: see `effjax.tasks`.
+      batch_size: sequences of the batch.
+      params, batch: arrays or shapes.
+      platform: see `accounting.flops.flop_breakdown`.
+    """
 
     def forward(params, batch, key):
         return task.loss(params, batch, task.initial_carry(batch_size), key=key, deterministic=False)[0]
 
-    flops = flop_breakdown(forward, params, batch, jax.eval_shape(lambda: jax.random.key(0)))
-    return 3 * (flops.matmul + flops.kernel)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return flop_breakdown(forward, params, batch, key, platform=platform)
+
+
+def model_flops(forward: Flops) -> float:
+    """What utilisation is measured against: 3 x the products of the forward pass, once for it and twice backward."""
+    return 3 * (forward.matmul + forward.kernel)
+
+
+def utilisation_flops(task, batch_size: int, params, batch) -> float | None:
+    """`model_flops` of a training step; None where the device's peak is unknown and nothing is measured against it."""
+    if peak_flops(jax.devices()[0].device_kind) is None:
+        return None
+    return model_flops(forward_flops(task, batch_size, params, batch))
 
 
 def status(step: int, steps: int, metrics: dict[str, float], seconds_left: float) -> str:

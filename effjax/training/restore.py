@@ -3,16 +3,17 @@
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from effjax.errors import UserError
 from effjax.training.checkpoints import restore_params
 from effjax.training.sharding import make_mesh
-from effjax.training.workdir import open_workdir
+from effjax.training.workdir import load_saved_config, open_workdir
 
 
 def restore_on_all_devices(task, workdir: str, which: str = "latest") -> tuple[int, dict, Mesh]:
     """Reads the parameters of a run onto every device, for scoring and generation.
 
     Args:
-      task: the task of the run's configuration.
+      task: the task of the run's configuration, `task.config`.
       workdir: the run's directory.
       which: "latest", "best" (by the valid score) or a step.
 
@@ -20,13 +21,17 @@ def restore_on_all_devices(task, workdir: str, which: str = "latest") -> tuple[i
       The checkpoint's step, the parameters, and the mesh, all of whose devices are along `data`.
 
     Raises:
-      UserError: there is no such checkpoint, or it is damaged or of another model.
+      UserError: there is no such checkpoint, or it is damaged, or of another model or vocabulary.
     """
+    directory = open_workdir(workdir)
+    saved, ours = load_saved_config(directory).data.vocabulary, task.config.data.vocabulary
+    if saved != ours:  # two vocabularies may have the same size: the parameters would not tell
+        raise UserError(f"the run in {directory} uses vocabulary {saved!r}, the configuration {ours!r}")
     mesh = make_mesh(dict(data=-1, fsdp=1, tensor=1, sequence=1), jax.devices())
     everywhere = NamedSharding(mesh, PartitionSpec())
     params = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
         jax.eval_shape(task.init, jax.random.key(0)),
     )
-    step, params = restore_params(open_workdir(workdir), params, which=which)
+    step, params = restore_params(directory, params, which=which)
     return step, params, mesh

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from effjax.data.placement import BATCH
 from effjax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor", "sequence")
-BATCH = ("data", "fsdp")
 
 
 def make_mesh(sizes, devices) -> Mesh:

@@ -1,20 +1,22 @@
-"""One training step, as a pure function of state and batch."""
+"""One training step: as a pure function of state and batch, and compiled for the devices of a mesh."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from effjax.training.optimizers import make_schedule
-from effjax.training.state import TrainState
+from effjax.training.sharding import batch_shardings, state_shardings
+from effjax.training.state import TrainState, abstract_state, carry_batch_axes
 
 # The metric of every task whose weight counts what its loss is a mean over: targets, examples.
 LOSS = "nats"
 
 
 def make_train_step(task, optimizer: optax.GradientTransformation, config) -> Callable:
-    """The step `(state, batch) -> (state, metrics)`; jit it with the shardings of `training.sharding`.
+    """The step `(state, batch) -> (state, metrics)`; `jit_train_step` compiles it.
 
     A step whose loss or gradient is not finite changes no parameter, no optimizer state and no carry: the data move on
     and the step is counted as skipped. After `config.max_bad_steps` of them in a row every later step is skipped too,
@@ -57,6 +59,40 @@ def make_train_step(task, optimizer: optax.GradientTransformation, config) -> Ca
         return state, jax.tree.map(lambda x: jnp.where(good, jnp.float32(x), 0.0), metrics)
 
     return train_step
+
+
+def jit_train_step(task, optimizer: optax.GradientTransformation, config, mesh: Mesh):
+    """The step as it runs on a mesh: what training compiles, and what a plan compiles to see its cost.
+
+    The state is donated, so that it is updated in place; metrics are on every device.
+
+    Args:
+      task: see `effjax.tasks`.
+      optimizer: its state is `state.opt_state`.
+      config: what `make_train_step` reads, and `sharding`.
+      mesh: from `training.sharding.make_mesh`.
+
+    Returns:
+      `(train_step, state, batch)`: the jitted step, and what it takes, as abstract arrays that carry their shardings.
+
+    Raises:
+      UserError: the sharding rules do not fit a parameter, or the mesh does not divide the batch.
+    """
+    state, batch = abstract_state(task, optimizer, config), task.abstract_batch()
+    in_batch = batch_shardings(batch, mesh)
+    in_state = state_shardings(state, mesh, config.sharding, carry_batch_axes(task, config))
+    train_step = jax.jit(
+        make_train_step(task, optimizer, config),
+        in_shardings=(in_state, in_batch),
+        out_shardings=(in_state, NamedSharding(mesh, PartitionSpec())),
+        donate_argnums=0,
+    )
+    return train_step, _placed(state, in_state), _placed(batch, in_batch)
+
+
+def _placed(tree, shardings):
+    """Abstract arrays that know where they will live."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
 def _accumulated_gradients(task, pieces: int, state: TrainState, batch, key):

@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 from effjax.errors import UserError
 from effjax.training.config import base_config, flatten
 
-# What may change when a run is continued: how long, where and how it is watched; never what is computed.
+# What may change when a run is continued: how long it goes on, where it runs and how it is watched. All but `steps`
+# leave what is computed alone (to rounding, for another mesh): a cosine schedule ends at the last step, so that other
+# `steps` change its learning rate from the first continued step on.
 MAY_DIFFER = (
     "steps", "log_every", "max_bad_steps", "mesh.", "sharding", "eval.", "checkpoint.", "sample.", "data.path"
 )  # fmt: skip
@@ -23,7 +25,8 @@ def open_workdir(path: str) -> epath.Path:
 def load_saved_config(workdir: epath.Path) -> ConfigDict:
     """The configuration of the run in `workdir`, locked.
 
-    Fields that this version of effjax has and the saved file lacks take their defaults.
+    Fields of `training.config.FIELDS` that the saved file lacks take their defaults. Those of `model.*` have none here,
+    since a model's fields belong to its experiment: what the file lacks stays missing.
 
     Raises:
       UserError: there is none, or it is not JSON.
@@ -41,7 +44,10 @@ def load_saved_config(workdir: epath.Path) -> ConfigDict:
 
 
 def check_same_run(workdir: epath.Path, config: ConfigDict) -> None:
-    """Raises UserError where `workdir` holds a run of another configuration, naming the fields that differ."""
+    """Raises UserError where `workdir` holds a run of another configuration, naming the fields that differ.
+
+    Those in `MAY_DIFFER` are passed over; of them `steps` changes what is computed where the schedule is cosine.
+    """
     if not (workdir / "config.json").exists():
         return
     old, new = flatten(load_saved_config(workdir)), flatten(_tuples(config.to_dict()))
@@ -52,8 +58,15 @@ def check_same_run(workdir: epath.Path, config: ConfigDict) -> None:
 
 
 def save_config(workdir: epath.Path, config: ConfigDict) -> None:
-    """Writes `config.json`, atomically."""
-    replace_text(workdir / "config.json", _to_json(config))
+    """Writes `config.json`, atomically, in a directory made where there is none.
+
+    Raises:
+      UserError: the directory cannot be made or written to.
+    """
+    try:
+        replace_text(workdir / "config.json", _to_json(config))
+    except OSError as error:
+        raise UserError(f"the workdir {workdir} cannot be written to: {error.strerror or error}") from error
 
 
 def replace_text(path: epath.Path, text: str) -> None:

@@ -43,6 +43,17 @@ def test_a_file_fills_the_base_and_a_preset_changes_it(experiment):
     assert tiny.is_locked and tiny.model.lsh.is_locked
 
 
+def test_a_directory_may_be_named_like_a_file(tmp_path):
+    path = tmp_path / "x.pyenv" / "y.py" / "experiment.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(EXPERIMENT)
+    assert (load_config(f"{path}:tiny").steps, load_config(f"{path}").steps, load_config(f"{path}:").steps) == (
+        5,
+        1000,
+        1000,
+    )
+
+
 def test_files_and_presets_that_do_not_exist(experiment, tmp_path):
     with pytest.raises(UserError, match=r"there is no file .*absent\.py"):
         load_config(str(tmp_path / "absent.py:tiny"))
@@ -120,6 +131,28 @@ def test_counts_below_one_and_indivisible_batches_are_refused():
             check_config(apply_overrides(base_config(), [(key, text)]))
     with pytest.raises(UserError, match=r"config\.accumulate=3 does not divide config\.batch_size=8"):
         check_config(apply_overrides(base_config(), [("accumulate", "3")]))
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (("kernel", ("fsdp",)), "rule 'kernel' is no pair"),
+        ((("kernel", "fsdp"),), r"rule \('kernel', 'fsdp'\) is no pair"),
+        (((None, ("fsdp",)),), "is no pair"),
+        ((("kernel", ("fsdp",), 1),), "is no pair"),
+        ((("ker(nel", ("fsdp",)),), r"'ker\(nel' in rule .* is no regex"),
+    ],
+)
+def test_a_sharding_rule_is_a_regex_and_a_tuple(rules, message):
+    with pytest.raises(UserError, match=f"config\\.sharding: .*{message}"):
+        check_config(apply_overrides(base_config(), [("sharding", repr(rules))]))
+    check_config(apply_overrides(base_config(), [("sharding", "(('kernel$', (None, ('data', 'fsdp'))),)")]))
+
+
+def test_a_stride_beyond_the_context_is_refused():
+    with pytest.raises(UserError, match=r"config\.eval\.stride=256, config\.eval\.context=128"):
+        check_config(apply_overrides(base_config(), [("eval.context", "128")]))
+    check_config(apply_overrides(base_config(), [("eval.context", "128"), ("eval.stride", "128")]))
 
 
 def test_every_field_is_described():

@@ -50,15 +50,35 @@ def test_a_run_leaves_its_configuration_metrics_curves_events_and_checkpoints(un
 
 
 def test_phases_are_announced_and_the_result_comes_last(tmp_path, capsys):
-    run(tmp_path, steps=2)
+    run(tmp_path, steps=2, sample__prompt="Once ")
     out = capsys.readouterr()
     lines = out.out.splitlines()
     assert lines[0].startswith("Hello from process 0/1, devices [CpuDevice(id=0)")
     phases = ("1,056 parameters", "compiling", "initialising", "training from step 0 to 2", "scoring the test split")
     positions = [next(i for i, line in enumerate(lines) if phase in line) for phase in phases]
     assert positions == sorted(positions)
-    assert "test/bits_per_byte = " in out.out and "sampled with" in out.out and out.err == ""
-    assert lines[-1].endswith(f"curves: {tmp_path / 'curves.png'}")
+    assert out.err == ""
+    assert any("test/bits_per_byte = " in line for line in lines[positions[-1] : -3])
+    assert lines[-3].endswith(f"curves: {tmp_path / 'curves.png'}")
+    assert lines[-2].endswith("generated text:") and lines[-1].startswith("Once sampled with")
+
+
+def test_a_mistake_in_sampling_loses_nothing(tmp_path, capsys):
+    class Mute(FakeTask):
+        def sample(self, params, key):
+            raise UserError("nothing to say")
+
+    with pytest.raises(UserError, match="nothing to say"):
+        run(tmp_path, task=Mute, steps=2)
+    assert "test/bits_per_byte = " in capsys.readouterr().out
+    assert "test/bits_per_byte" in rows_of(tmp_path)[-1]
+    assert (tmp_path / "curves.png").exists() and (tmp_path / "checkpoints" / "2").is_dir()
+
+
+def test_a_workdir_that_cannot_be_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"the workdir .*file/run cannot be written to: Not a directory"):
+        run(tmp_path / "file" / "run", steps=1)
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(uninterrupted, tmp_path):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from effjax.training import progress
-from effjax.training.progress import Console, Speed, model_flops, status
+from effjax.training.progress import Console, Speed, printable, status, utilisation_flops
 
 
 class Terminal(io.StringIO):
@@ -68,6 +68,12 @@ class Products:
 
 def test_model_flops_are_three_forward_passes_where_the_peak_is_known(monkeypatch):
     params, batch = jnp.ones((4, 16)), {"inputs": jax.ShapeDtypeStruct((8, 4), jnp.float32)}
-    assert model_flops(Products(), 8, params, batch) is None
+    assert utilisation_flops(Products(), 8, params, batch) is None
     monkeypatch.setattr(progress, "peak_flops", lambda kind: 1e12)
-    assert model_flops(Products(), 8, params, batch) == 3 * 2 * 8 * 4 * 16
+    assert utilisation_flops(Products(), 8, params, batch) == 3 * 2 * 8 * 4 * 16
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", "caf? ?"), ("utf-8", "caf\u00e9 ?")])
+def test_what_the_terminal_cannot_show_is_a_question_mark(monkeypatch, encoding, shown):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert printable("caf\u00e9 \udcff") == shown

@@ -6,12 +6,13 @@ import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from effjax.data.placement import reader_share
 from effjax.errors import UserError
-from effjax.training.distributed import global_batches, reader_share
+from effjax.training.distributed import global_batches
 from effjax.training.optimizers import make_optimizer
 from effjax.training.sharding import batch_shardings, make_mesh, state_shardings
 from effjax.training.state import abstract_state, carry_batch_axes, initial_state
-from effjax.training.step import make_train_step
+from effjax.training.step import jit_train_step
 from tests.training.fake_task import FakeTask, fake_config
 
 RULES = (("table", ("fsdp", "tensor")), ("kernel", ("tensor", "fsdp")))
@@ -101,20 +102,15 @@ def test_batches_that_the_mesh_does_not_divide_name_the_field():
 
 @pytest.mark.parametrize("sizes", [dict(), dict(fsdp=2, tensor=2), dict(fsdp=2, tensor=2, sequence=2)])
 def test_eight_devices_compute_what_one_does(sizes):
-    config = fake_config(model__carry=True, accumulate=1 if not sizes else 2)
+    config = fake_config(model__carry=True, accumulate=1 if not sizes else 2, sharding=RULES)
 
     def train(mesh):
         task, optimizer = FakeTask(config), make_optimizer(config)
-        abstract, batch = abstract_state(task, optimizer, config), task.abstract_batch()
-        in_state = state_shardings(abstract, mesh, RULES, carry_batch_axes(task, config))
-        in_batch = batch_shardings(batch, mesh)
-        state = jax.jit(lambda key: initial_state(task, optimizer, config, key), out_shardings=in_state)(
-            jax.random.key(0)
-        )
-        step = jax.jit(
-            make_train_step(task, optimizer, config), in_shardings=(in_state, in_batch), out_shardings=(in_state, None)
-        )
-        batches = global_batches(task.train_reader(*reader_share(mesh)), 0, batch, in_batch)
+        step, abstract, batch = jit_train_step(task, optimizer, config, mesh)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        init = jax.jit(lambda key: initial_state(task, optimizer, config, key), out_shardings=shardings)
+        state = init(jax.random.key(0))
+        batches = global_batches(task.train_reader(*reader_share(mesh)), 0, batch)
         for _ in range(3):
             state, metrics = step(state, next(batches))
         return jax.device_get((state.params, state.carry, metrics))

@@ -4,10 +4,12 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec
 
 from effjax.training.optimizers import make_optimizer
+from effjax.training.sharding import make_mesh
 from effjax.training.state import abstract_state, carry_batch_axes, initial_state
-from effjax.training.step import make_train_step
+from effjax.training.step import jit_train_step, make_train_step
 from tests.training.fake_task import FakeTask, fake_config
 
 
@@ -87,3 +89,17 @@ def test_the_abstract_state_is_the_state():
     state = initial_state(FakeTask(config), optimizer, config, jax.random.key(0))
     described = jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert described == jax.tree.map(lambda x: (x.shape, x.dtype), abstract_state(FakeTask(config), optimizer, config))
+
+
+def test_on_a_mesh_the_state_stays_where_it_is_and_metrics_are_everywhere():
+    config = fake_config(sharding=(("table", ("fsdp",)),))
+    mesh = make_mesh(dict(data=-1, fsdp=2, tensor=1, sequence=1), jax.devices())
+    step, state, batch = jit_train_step(FakeTask(config), make_optimizer(config), config, mesh)
+    assert state.params["embedding"]["table"].sharding.spec == PartitionSpec(None, "fsdp")
+    assert batch["inputs"].sharding.spec == PartitionSpec(("data", "fsdp"), "sequence")
+    compiled = step.lower(state, batch).compile()
+    new_state, metrics = compiled.output_shardings
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == new_state
+    assert all(sharding.is_fully_replicated for sharding in jax.tree.leaves(metrics))
+    aliased, held = (getattr(compiled.memory_analysis(), f"{kind}_size_in_bytes") for kind in ("alias", "argument"))
+    assert aliased > 0.5 * held  # donated

@@ -60,6 +60,12 @@ def test_a_missing_or_broken_configuration_is_one_clear_line(tmp_path):
         load_saved_config(epath.Path(tmp_path))
 
 
+def test_a_workdir_below_a_file_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"the workdir .*file/run cannot be written to: Not a directory"):
+        save_config(open_workdir(str(tmp_path / "file" / "run")), fake_config())
+
+
 @pytest.mark.parametrize("remote", [False, True])
 def test_replacing_a_file_leaves_nothing_beside_it(tmp_path, monkeypatch, remote):
     monkeypatch.setattr(workdirs, "is_remote", lambda path: remote)
