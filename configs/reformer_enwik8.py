@@ -42,13 +42,14 @@ def get_config(preset: str = ""):
         ff_chunk_size=4096,
     )
     config.model.local.chunk_size = 128
-    config.model.lsh.update(chunk_size=256, n_hashes=2, n_buckets=512)
+    config.model.lsh.update(chunk_size=256, n_hashes=2, n_buckets=(512,))
     config.model.axial.update(shape=(128, 512), dims=(256, 512))
     config.optimizer.update(
         name="adam", schedule="rsqrt", learning_rate=0.03125, warmup=2000, b1=0.9, b2=0.98, eps=1e-9, clip_norm=0.0
     )
     config.eval.update(every=1000, context=65_536, stride=65_536, batch_size=8, limit=655_360)
     config.checkpoint.every = 1000
+    config.sample.update(prompt="The history of ", length=500, temperature=0.8)
     if preset == "large":
         config.model.update(d_model=1024, d_ff=4096, head_dim=128)
         config.model.axial.dims = (256, 768)
@@ -58,18 +59,22 @@ def get_config(preset: str = ""):
 
 
 def tiny(config):
-    """Four reversible layers, one of them LSH, over windows of 512 bytes."""
-    config.steps = 1500
-    config.batch_size = 8
-    config.data.update(name="enwik8_sample", length=512, stride=0)
+    """Four reversible layers, one of them LSH, over windows of 256 bytes.
+
+    Small batches, many steps, and rotary positions in the local layers, which find out about distances within a few
+    hundred steps where axial ones alone take thousands.
+    """
+    config.steps = 1800
+    config.batch_size = 4
+    config.data.update(name="enwik8_sample", length=256, stride=0)
     config.model.update(
-        d_model=128, d_ff=512, n_heads=4, head_dim=32, n_layers=4, dropout=0.0, attention_dropout=0.0, ff_chunk_size=0
+        d_model=128, d_ff=256, n_heads=2, head_dim=64, n_layers=4, dropout=0.0, attention_dropout=0.0, ff_chunk_size=0
     )
-    config.model.local.chunk_size = 64
-    config.model.lsh.update(chunk_size=64, n_hashes=2, n_buckets=16)
+    config.model.local.update(chunk_size=32, rotary=True)
+    config.model.lsh.update(chunk_size=32, n_hashes=2, n_buckets=(16,))
     config.model.axial.update(shape=(16, 32), dims=(64, 64), init_scale=0.1)
-    config.optimizer.update(schedule="cosine", learning_rate=3e-3, warmup=100, clip_norm=1.0)
-    config.eval.update(every=300, context=512, stride=256, batch_size=16, limit=20_000)
+    config.optimizer.update(schedule="cosine", learning_rate=3e-3, warmup=50, clip_norm=1.0)
+    config.eval.update(every=300, context=256, stride=128, batch_size=16, limit=10_000)
     config.checkpoint.every = 300
     config.log_every = 20
-    config.sample.update(prompt="The history of ", length=200, temperature=0.8)
+    config.sample.length = 200

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from effjax.layers.cache import write
-from effjax.layers.mixer import Mixer, neutralise, stream_segments
+from effjax.layers.mixer import Mixer, neutralise, stream_segments, token_positions
 from effjax.layers.projections import from_heads, to_heads
 from effjax.ops.full import full_attention
+from effjax.ops.positions import rotary
 
 
 @flax.struct.dataclass
@@ -27,12 +28,14 @@ class FullAttention(Mixer):
 
     Attributes:
       causal: a position sees itself and the past only.
+      rotary: encode distances by rotating queries and keys (`effjax.ops.positions.rotary`).
       implementation: see `effjax.ops.full.full_attention`.
 
     Source: Vaswani et al. 2017 (1706.03762), section 3.2; memory: Rabe & Staats 2021 (2112.05682).
     """
 
     causal: bool = True
+    rotary: bool = False
     implementation: str | None = None
 
     def setup(self):
@@ -46,7 +49,10 @@ class FullAttention(Mixer):
     ):
         x = neutralise(x, padding_mask)
         q, k, v = self.query(x), self.key(x), self.value(x)
-        kwargs = dict(causal=self.causal, implementation=self.implementation)
+        if self.rotary:
+            positions = token_positions(x, positions, state)
+            q, k = rotary(q, positions), rotary(k, positions)
+        kwargs = dict(causal=self.causal, implementation=self.implementation) | self.attention_dropout(deterministic)
         if state is None:
             y = full_attention(
                 q,
@@ -54,7 +60,6 @@ class FullAttention(Mixer):
                 v,
                 padding_mask=padding_mask,
                 segment_ids=segment_ids,
-                **self.attention_dropout(deterministic),
                 **kwargs,
             )
         else:

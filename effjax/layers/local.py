@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from effjax.layers.cache import write
-from effjax.layers.mixer import Mixer, at_least_one, neutralise, stream_segments
+from effjax.layers.mixer import Mixer, at_least_one, neutralise, stream_segments, token_positions
 from effjax.layers.projections import from_heads, to_heads
 from effjax.ops.full import full_attention
 from effjax.ops.local import local_attention
+from effjax.ops.positions import rotary
 
 
 @flax.struct.dataclass
@@ -32,6 +33,7 @@ class LocalAttention(Mixer):
       look_back: chunks before one's own that are seen.
       look_ahead: chunks after one's own that are seen; 0 where causal.
       causal: a position sees itself and the past only.
+      rotary: encode distances by rotating queries and keys (`effjax.ops.positions.rotary`).
       implementation: see `effjax.ops.local.local_attention`.
 
     Source: Reformer's local layers, `SelfAttention` in trax (Kitaev et al. 2020, 2001.04451).
@@ -43,6 +45,7 @@ class LocalAttention(Mixer):
     look_back: int = 1
     look_ahead: int = 0
     causal: bool = True
+    rotary: bool = False
     implementation: str | None = None
 
     def __post_init__(self):
@@ -65,6 +68,9 @@ class LocalAttention(Mixer):
     ):
         x = neutralise(x, padding_mask)
         q, k, v = self.query(x), self.key(x), self.value(x)
+        if self.rotary:
+            positions = token_positions(x, positions, state)
+            q, k = rotary(q, positions), rotary(k, positions)
         if state is None:
             y = self.attend(
                 q,
@@ -75,7 +81,8 @@ class LocalAttention(Mixer):
                 **self.attention_dropout(deterministic),
             )
         else:
-            y, state = self.stream(q, k, v, stream_segments(x, padding_mask, segment_ids), state)
+            dropout = self.attention_dropout(deterministic)
+            y, state = self.stream(q, k, v, stream_segments(x, padding_mask, segment_ids), state, dropout)
         return neutralise(self.out(y), padding_mask), state, ()
 
     def attend(self, q, k, v, **kwargs):
@@ -91,7 +98,7 @@ class LocalAttention(Mixer):
             **kwargs,
         )
 
-    def stream(self, q, k, v, segments, state: Window):
+    def stream(self, q, k, v, segments, state: Window, dropout):
         """The next tokens against the window, laid out so that chunk boundaries fall where they fall in one pass."""
         length, chunk, slots = q.shape[1], self.chunk_size, self.slots
         start = self.look_back * chunk + state.index % chunk  # slot of the first new token
@@ -116,6 +123,7 @@ class LocalAttention(Mixer):
                 key_segment_ids=key_segments,
                 query_offset=start,
                 implementation=self.implementation,
+                **dropout,
             )
         else:  # many: the chunked form over old and new tokens, of which the new ones are kept
             queries = extend(jnp.zeros(state.key.shape, q.dtype), q, 0)
@@ -125,6 +133,7 @@ class LocalAttention(Mixer):
                 values.astype(q.dtype),
                 padding_mask=key_segments >= 0,
                 segment_ids=key_segments,
+                **dropout,
             )
             y = jax.lax.dynamic_slice_in_dim(y, start, length, axis=1)
         index = state.index + length

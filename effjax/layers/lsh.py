@@ -11,11 +11,8 @@ from effjax.layers.cache import write
 from effjax.layers.mixer import Mixer, at_least_one, neutralise, stream_segments
 from effjax.layers.projections import from_heads, to_heads
 from effjax.ops.hashing import default_n_buckets, hash_vectors, lsh_rotations
-from effjax.ops.lsh import lsh_attention
+from effjax.ops.lsh import LOOK_BACKS, SCALINGS, lsh_attention
 from effjax.ops.lsh_decode import lsh_decode
-
-LOOK_BACKS = ("circular", "within_round", "none")
-SCALINGS = ("unit_keys", "unit_keys_scaled")
 
 
 @flax.struct.dataclass
@@ -34,7 +31,7 @@ class LSHAttention(Mixer):
 
     One projection serves as query and (normalised) key. Rotations are drawn per head from the rng collection `hash`
     where the caller passes one, and from `hash_seed` otherwise, so that evaluation and generation are repeatable.
-    Streaming attends by the dense definition (`effjax.ops.lsh.lsh_decode`): a new token sees every past token that
+    Streaming attends by the dense definition (`effjax.ops.lsh_decode`): a new token sees every past token that
     shares a bucket with it in some round. One pass over sorted chunks equals it with `same_bucket=True` while no bucket
     overflows its chunk; otherwise chunks cut buckets (and, by default, let a chunk's other buckets in).
 
@@ -100,6 +97,10 @@ class LSHAttention(Mixer):
                 implementation=self.implementation,
             )
         else:
+            if self.attention_dropout(deterministic):
+                raise ValueError(
+                    f"dropout_rate={self.dropout_rate}: a stream of LSH attention takes no dropout, only 0"
+                )
             y, state = self.stream(qk, v, stream_segments(x, padding_mask, segment_ids), state)
             replay = ()
         return neutralise(self.out(y), padding_mask), state, replay

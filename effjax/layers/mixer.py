@@ -118,3 +118,11 @@ def stream_segments(x, padding_mask, segment_ids) -> Int[Array, "B T"]:
     comparison of equality serves packing, padding and slots that are still empty."""
     segments = jnp.zeros(x.shape[:2], jnp.int32) if segment_ids is None else segment_ids.astype(jnp.int32)
     return segments if padding_mask is None else jnp.where(padding_mask, segments, -1)
+
+
+def token_positions(x, positions, state) -> Int[Array, "B T"]:
+    """The positions given, or those that follow what a stream (`state.index` tokens; None: the start) has seen."""
+    if positions is not None:
+        return positions
+    start = 0 if state is None else state.index
+    return jnp.broadcast_to(start + jnp.arange(x.shape[1], dtype=jnp.int32), x.shape[:2])

@@ -1,7 +1,7 @@
 """Absolute positions, added to token embeddings; any slice of them at any time."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,9 +15,14 @@ class SinusoidalPositions(nn.Module):
 
     d_model: int
     dtype: Any = jnp.float32
-    max_length = None
+    max_length: ClassVar[None] = None
 
-    def __call__(self, positions: Int[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B T D"]:
+    def __post_init__(self):
+        super().__post_init__()
+        if self.d_model < 2 or self.d_model % 2:
+            raise ValueError(f"d_model={self.d_model}; sinusoidal positions need an even number of at least 2")
+
+    def __call__(self, positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return sinusoidal_positions(positions, self.d_model).astype(self.dtype)
 
 
@@ -38,9 +43,12 @@ class AxialPositions(nn.Module):
     init_scale: float = 1.0
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def __post_init__(self):
+        super().__post_init__()
         if len(self.shape) != len(self.dims):
             raise ValueError(f"axial shape={self.shape} and dims={self.dims} must have as many axes as each other")
+
+    def setup(self):
         self.tables = [
             self.param(f"axis_{i}", nn.initializers.normal(self.init_scale), (n, d))
             for i, (n, d) in enumerate(zip(self.shape, self.dims))
@@ -50,5 +58,5 @@ class AxialPositions(nn.Module):
     def max_length(self) -> int:
         return math.prod(self.shape)
 
-    def __call__(self, positions: Int[Array, "B T"], *, deterministic: bool = True) -> Float[Array, "B T D"]:
+    def __call__(self, positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return axial_positions(self.tables, positions).astype(self.dtype)

@@ -33,12 +33,12 @@ def decoder_config() -> ConfigDict:
             head_dim=64,
             n_layers=12,
             pattern=("full",),  # token mixers of the repeating period of blocks
-            full=dict(causal=True),
-            local=dict(chunk_size=128, look_back=1),
+            full=dict(rotary=False),
+            local=dict(chunk_size=128, look_back=1, rotary=False),
             lsh=dict(
                 chunk_size=64,
                 n_hashes=2,
-                n_buckets=0,  # 0 chooses by length; a tuple of even factors, or one even number
+                n_buckets=(),  # even factors of the number of buckets, such as (512,) or (16, 32); () chooses by length
                 look_back="circular",
                 scaling="unit_keys",
                 same_bucket=False,
@@ -70,7 +70,7 @@ def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> D
     if config.n_layers < 1 or config.n_layers % period:
         blocks = f"the {period} blocks of model.pattern"
         raise UserError(f"model.n_layers={config.n_layers} must be a positive multiple of {blocks}")
-    mixers = tuple(mixer(config, name) for name in pattern)
+    mixers = tuple(mixer_maker(config, name) for name in pattern)
     feed_forward = functools.partial(
         FeedForward,
         config.d_model,
@@ -82,15 +82,12 @@ def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> D
     try:
         for make in (*mixers, feed_forward):  # modules check their settings when they are made
             make(dtype=dtype)
-        for name, make in zip(pattern, mixers):
-            if not make(dtype=dtype).causal:
-                raise ValueError(f"{name}.causal=False; a decoder's mixers must be causal")
         blocks = Period(mixers, feed_forward, dropout_rate=config.dropout, dtype=dtype)
         return Decoder(
             vocab_size,
             config.d_model,
             Stack(blocks, config.n_layers // period, residual=config.residual, remat=config.remat),
-            positions(config),
+            positions_maker(config),
             dropout_rate=config.dropout,
             loss_chunk_size=config.loss_chunk_size,
             dtype=dtype,
@@ -99,12 +96,11 @@ def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> D
         raise UserError(f"model: {error}") from error
 
 
-def mixer(config: ConfigDict, name: str):
+def mixer_maker(config: ConfigDict, name: str):
     """Constructor of one token mixer from the section of its name."""
     options = dict(config[name])
     if name == "lsh":
-        buckets = options["n_buckets"]
-        options["n_buckets"] = (tuple(buckets) if isinstance(buckets, (tuple, list)) else buckets) or None
+        options["n_buckets"] = tuple(options["n_buckets"]) or None
     return functools.partial(
         MIXERS[name],
         d_model=config.d_model,
@@ -115,7 +111,7 @@ def mixer(config: ConfigDict, name: str):
     )
 
 
-def positions(config: ConfigDict):
+def positions_maker(config: ConfigDict):
     """Constructor of the positions added to embeddings, or None."""
     if config.positions == "none":
         return None

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from effjax.layers.mixer import neutralise
+from effjax.layers.mixer import neutralise, token_positions
 from effjax.models.stack import Stack
 from effjax.ops.cross_entropy import chunked_cross_entropy
 
@@ -43,6 +43,11 @@ class Decoder(nn.Module):
     loss_chunk_size: int = 0
     dtype: Any = jnp.float32
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.loss_chunk_size < 0:
+            raise ValueError(f"loss_chunk_size={self.loss_chunk_size}; 0 (no slices) or more tokens is allowed")
+
     def setup(self):
         self.embedding = nn.Embed(self.vocab_size, self.d_model, dtype=self.dtype)
         self.positions = self.make_positions(dtype=self.dtype) if self.make_positions else None
@@ -62,7 +67,14 @@ class Decoder(nn.Module):
           **sequence: `positions`, `padding_mask`, `segment_ids`, `deterministic`, as in `effjax.layers.Mixer`.
         """
         hidden, state = self.hidden(tokens, state, **sequence)
-        return self.head(hidden).astype(jnp.promote_types(hidden.dtype, jnp.float32)), state
+        return self.logits(hidden), state
+
+    def logits(self, hidden: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
+        """The head: products of the compute dtype, accumulated in float32 at least."""
+        if self.is_initializing():
+            self.head(hidden)
+        head, wide = self.head.variables["params"], jnp.promote_types(hidden.dtype, jnp.float32)
+        return jnp.dot(hidden, head["kernel"].astype(hidden.dtype), preferred_element_type=wide) + head["bias"]
 
     def hidden(
         self,
@@ -75,9 +87,7 @@ class Decoder(nn.Module):
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T E"], DecoderState | None]:
         """The normalised output of the stack, before the head; padded positions are 0."""
-        if positions is None:
-            start = 0 if state is None else state.index
-            positions = jnp.broadcast_to(start + jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        positions = token_positions(tokens, positions, state)
         x = self.embedding(tokens)
         if self.positions is not None:
             x = x + self.positions(positions)
@@ -96,7 +106,7 @@ class Decoder(nn.Module):
     def nats(
         self, tokens: Int[Array, "B T"], targets: Int[Array, "B T"], state: DecoderState | None = None, **sequence
     ) -> tuple[Float[Array, "B T"], DecoderState | None]:
-        """`-log p(target)` at every position, float32, without holding all logits at once; and the state."""
+        """`-log p(target)` at every position, float32, `loss_chunk_size` positions' logits at a time; and the state."""
         hidden, state = self.hidden(tokens, state, **sequence)
         head = self.head.variables["params"]
         nats = chunked_cross_entropy(
@@ -112,7 +122,7 @@ class Decoder(nn.Module):
     @property
     def streams_forever(self) -> bool:
         """Whether the state has a bounded size, however long the stream."""
-        return all(make.func.bounded_state for make in self.stack.period.make_mixers)
+        return all(make(parent=None).bounded_state for make in self.stack.period.make_mixers)
 
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> DecoderState:
         """State before the first token of `batch_size` streams of at most `max_length` tokens each."""

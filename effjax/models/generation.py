@@ -39,7 +39,13 @@ def generate(
     Raises:
       UserError: an empty prompt, one that does not fit the model's positions, or a setting out of range.
     """
-    if prompt.shape[1] < 1:
+    check_generation(model, prompt.shape[1], length, temperature, top_k)
+    return _generate(model, params, prompt, key, jnp.float32(temperature), length=length, top_k=top_k)
+
+
+def check_generation(model: Decoder, prompt_length: int, length: int, temperature: float, top_k: int) -> None:
+    """Raises UserError where `generate` could not continue a prompt of so many tokens with these settings."""
+    if prompt_length < 1:
         raise UserError("the prompt is empty; it needs at least one token")
     if length < 1:
         raise UserError(f"length={length}; at least one token must be generated")
@@ -47,19 +53,19 @@ def generate(
         raise UserError(f"temperature={temperature}; 0 or more is allowed")
     if not 0 <= top_k <= model.vocab_size:
         raise UserError(f"top_k={top_k}; 0 (all) to {model.vocab_size} is allowed")
-    total = prompt.shape[1] + length
+    total = prompt_length + length
     if model.max_length is not None and total > model.max_length:
         raise UserError(
-            f"a prompt of {prompt.shape[1]} tokens and {length} new ones exceed the {model.max_length} positions "
+            f"a prompt of {prompt_length} tokens and {length} new ones exceed the {model.max_length} positions "
             "of the model"
         )
-    return _generate(model, params, prompt, key, jnp.float32(temperature), length=length, top_k=top_k)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "length", "top_k"))
 def _generate(model, params, prompt, key, temperature, *, length, top_k):
     state = model.initial_state(prompt.shape[0], model.dtype, max_length=prompt.shape[1] + length)
-    logits, state = model.apply({"params": params}, prompt, state)
+    hidden, state = model.apply({"params": params}, prompt, state, method="hidden")
+    logits = model.apply({"params": params}, hidden[:, -1:], method="logits")
 
     def draw(carry, key):
         logits, state = carry
@@ -68,7 +74,7 @@ def _generate(model, params, prompt, key, temperature, *, length, top_k):
         return (logits, state), token
 
     keys = jax.random.split(key, length)
-    (logits, _), tokens = jax.lax.scan(draw, (logits[:, -1:], state), keys[:-1])
+    (logits, _), tokens = jax.lax.scan(draw, (logits, state), keys[:-1])
     last = sample(keys[-1], logits[:, -1], temperature, top_k)
     return jnp.concatenate([tokens, last[None]]).T
 

@@ -77,8 +77,7 @@ class Stack(nn.Module):
         blocks = pure_blocks(self.period.clone(parent=None), deterministic)
         params = self.variables["params"]["period"]
         # A constant key where nothing is dropped: LSH rotations differ by layer and repeat from call to call.
-        drops = self.has_rng("dropout") and not deterministic
-        base = self.make_rng("dropout") if drops else jax.random.key(0)
+        base = jax.random.key(0) if deterministic else self.make_rng("dropout")
         arguments = dict(
             consts=dict(positions=positions, padding_mask=padding_mask, segment_ids=segment_ids),
             states=None if states is None else [(state, None) for state in states],

@@ -12,6 +12,9 @@ from effjax.ops.heads import over_heads
 from effjax.ops.lsh_rounds import ABSENT, Meetings, Order, Rules
 from effjax.ops.masking import keep_scale
 
+LOOK_BACKS = ("circular", "within_round", "none")
+SCALINGS = ("unit_keys", "unit_keys_scaled")
+
 
 def lsh_attention(
     qk: Float[Array, "B T N H"],
@@ -80,8 +83,8 @@ def lsh_attention(
         raise ValueError(f"rotations, buckets: {given} given; exactly one of them is allowed")
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: must be at least 1")
-    _one_of("look_back", look_back, ("circular", "within_round", "none"))
-    _one_of("scaling", scaling, ("unit_keys", "unit_keys_scaled"))
+    _one_of("look_back", look_back, LOOK_BACKS)
+    _one_of("scaling", scaling, SCALINGS)
     _one_of("correct_duplicates", correct_duplicates, (False, True, "lucid"))
     _one_of("implementation", implementation, (None, "blocked", "batched"))
     if not 0 <= dropout_rate < 1:

@@ -70,3 +70,31 @@ def axial_positions(
             index = index % sizes[axis]
         parts.append(table.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))
     return jnp.concatenate(parts, axis=-1)
+
+
+def rotary(x: Float[Array, "B T N H"], positions: Int[Array, "B T"]) -> Float[Array, "B T N H"]:
+    """Rotates queries or keys by their position, so that products depend on the distance only.
+
+    With `w_i = 10000^(-2 i / H)`, the pair `(x_i, x_{i + H/2})` turns by the angle `t w_i` (half-split layout; checkpoints
+    of the interleaved layout need their columns permuted).
+
+    Args:
+      x: queries or keys, H even.
+      positions: position t of each.
+
+    Returns:
+      The rotated vectors, of the same norm, in the dtype of x.
+
+    Raises:
+      ValueError: H is odd.
+
+    Source: Su et al. 2021 (2104.09864), section 3.2.
+    """
+    half, odd = divmod(x.shape[-1], 2)
+    if odd:
+        raise ValueError(f"x has heads of width {x.shape[-1]}; an even width is allowed")
+    frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float32) * (-math.log(10_000.0) / half))
+    angles = (positions[..., None].astype(jnp.float32) * frequencies)[:, :, None]
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    first, second = x[..., :half], x[..., half:]
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)

@@ -2,20 +2,22 @@
 
 import functools
 import math
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from effjax.data import load_corpus
+from effjax.data.placement import BATCH, global_rows, reader_share
 from effjax.data.scoring import scoring_batches
 from effjax.data.streams import StreamReader
 from effjax.data.vocabularies import get_vocabulary
 from effjax.data.windows import WindowReader
 from effjax.errors import UserError
 from effjax.models.build import make_decoder
-from effjax.models.generation import generate
+from effjax.models.generation import check_generation, generate
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -40,14 +42,27 @@ class LanguageModelling:
             raise UserError(f"config.data.reader={config.data.reader!r}; 'windows' or 'streams' is allowed")
         self.vocabulary = get_vocabulary(config.data.vocabulary)
         self.model = make_decoder(config.model, vocab_size=self.vocabulary.size, dtype=DTYPES[config.dtype])
-        longest = max(config.data.length, config.eval.context)
-        if self.model.max_length is not None and longest > self.model.max_length:
+        self.check_lengths()
+        if config.eval.metric not in self.report({"nats": 0.0}, kept=1.0):
+            names = ", ".join(self.report({"nats": 0.0}, kept=1.0))
+            raise UserError(
+                f"config.eval.metric={config.eval.metric!r}; with config.data.vocabulary={self.vocabulary.name!r} one of "
+                f"{names} is allowed"
+            )
+        if config.sample.length:  # found out now rather than after the last step
+            sample = config.sample
+            prompt = self.encode_prompt(sample.prompt)
+            check_generation(self.model, len(prompt), sample.length, sample.temperature, sample.top_k)
+
+    def check_lengths(self):
+        """Raises UserError where sequences do not fit the model's positions, or streams its states."""
+        config, longest = self.config, self.model.max_length
+        if longest is not None and max(config.data.length, config.eval.context) > longest:
             raise UserError(
                 f"config.data.length={config.data.length} and config.eval.context={config.eval.context} must not "
-                f"exceed the {self.model.max_length} positions of config.model.axial.shape"
+                f"exceed the {longest} positions of config.model.axial.shape"
             )
-
-        if config.data.reader == "streams" and not (self.model.streams_forever and self.model.max_length is None):
+        if config.data.reader == "streams" and not (self.model.streams_forever and longest is None):
             raise UserError(
                 "config.data.reader='streams' carries state over the whole corpus: every mixer of config.model.pattern "
                 f"needs a state of bounded size (pattern={tuple(config.model.pattern)}) and config.model.positions no "
@@ -128,16 +143,22 @@ class LanguageModelling:
         fresh = self.initial_carry(reset.shape[0])
         return jax.tree.map(lambda new, old: jnp.where(jnp.all(reset), new, old), fresh, carry)
 
-    def report(self, metrics: dict[str, float], split: str = "train") -> dict[str, float]:
+    def report(self, metrics: dict[str, float], split: str = "train", *, kept: float | None = None) -> dict[str, float]:
         """What is logged of mean metrics: the loss, and bits per byte.
 
         Where the vocabulary drops bytes the score is bits per symbol, beside bits per original byte, since the two
         streams are not comparable symbol by symbol.
+
+        Args:
+          metrics: `{"nats": mean}`.
+          split: where they were measured.
+          kept: symbols per original byte; None: those of the split.
         """
-        bits, corpus = metrics["nats"] / math.log(2.0), self.corpus
+        bits = metrics["nats"] / math.log(2.0)
         if not self.vocabulary.drops_bytes:
             return {"loss": metrics["nats"], "bits_per_byte": bits}
-        kept = len(corpus.splits[split]) / corpus.bytes_per_split[split]
+        if kept is None:
+            kept = len(self.corpus.splits[split]) / self.corpus.bytes_per_split[split]
         return {"loss": metrics["nats"], "bits_per_symbol": bits, "bits_per_original_byte": bits * kept}
 
     def evaluate(
@@ -170,23 +191,22 @@ class LanguageModelling:
             raise UserError(f"context={context} exceeds the {self.model.max_length} positions of the model")
         if split not in self.corpus.splits:
             raise UserError(f"split={split!r}; one of {', '.join(self.corpus.splits)} is allowed")
-        devices = mesh.shape["data"] * mesh.shape["fsdp"] if mesh else 1
-        if batch_size % devices:
-            raise UserError(
-                f"config.eval.batch_size={batch_size} must be a multiple of {devices}, the devices it is split over"
-            )
-        tokens = self.corpus.splits[split]
+        tokens, share = self.corpus.splits[split], (0, 1)
+        if mesh is not None:  # whole rows on every device: the scorer fills up with rows of weight 0
+            share = reader_share(mesh)
+            batch_size += -batch_size % math.prod(mesh.shape[axis] for axis in BATCH)
         batches = scoring_batches(
             tokens[: limit + 1] if limit else tokens,
             context=context,
             stride=stride,
             batch_size=batch_size,
-            process_index=jax.process_index() if mesh else 0,
-            process_count=jax.process_count() if mesh else 1,
+            process_index=share[0],
+            process_count=share[1],
         )
         nats = targets = 0.0
         for batch in batches:
-            total, count = self.score(params, spread(batch, mesh))
+            batch = batch if mesh is None else global_rows(batch, mesh, batch_size)
+            total, count = self.score(params, batch)
             nats, targets = nats + float(total), targets + float(count)
         return {**self.report({"nats": nats / targets}, split), "targets": int(targets)}
 
@@ -199,20 +219,30 @@ class LanguageModelling:
         """Text that the model writes after `config.sample.prompt`."""
         return self.continue_text(params, key, **self.config.sample)
 
+    def generation_state(self, length: int):
+        """What generating one stream of `length` tokens keeps in memory."""
+        return self.model.initial_state(1, self.model.dtype, max_length=length)
+
+    def encode_prompt(self, prompt: str) -> np.ndarray:
+        """The ids of a prompt, whatever bytes the command line took it from."""
+        return self.vocabulary.encode(os.fsencode(prompt)).astype(np.int32)
+
     def continue_text(self, params, key: jax.Array, *, prompt: str, length: int, temperature: float, top_k: int) -> str:
-        """`length` tokens of text after a prompt.
+        """Text that the model writes after a prompt.
+
+        Args:
+          params: parameters.
+          key: PRNG key of the draws.
+          prompt: text of at least one token.
+          length: tokens to write.
+          temperature, top_k: see `effjax.models.generation.generate`.
+
+        Returns:
+          The new text, without the prompt; what is no UTF-8 is replaced.
 
         Raises:
           UserError: a prompt that is empty, too long, or holds what the vocabulary does not.
         """
-        ids = np.asarray(self.vocabulary.encode(prompt.encode()), np.int32)[None]
+        ids = jnp.asarray(self.encode_prompt(prompt)[None])
         tokens = generate(self.model, params, ids, length=length, key=key, temperature=temperature, top_k=top_k)
         return self.vocabulary.decode(np.asarray(tokens[0])).decode("utf-8", errors="replace")
-
-
-def spread(batch: dict[str, np.ndarray], mesh: Mesh | None):
-    """A process's share of a batch as global arrays, split over the mesh's batch axes."""
-    if mesh is None:
-        return batch
-    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}

@@ -21,7 +21,7 @@ SPLITS = {
 def streaming(family):
     """A layer whose single pass is what its stream computes, with parameters, inputs and that pass."""
     # A bucket that fits its chunk is cut nowhere: then sorted chunks give the dense definition, which is what streams.
-    options = dict(same_bucket=True, chunk_size=LENGTH) if family.has_buckets else {}
+    options = dict(same_bucket=True, chunk_size=LENGTH) if family.has_buckets else dict(rotary=True)
     layer, params = make_layer(family)
     layer = layer.clone(**options)
     x = tokens((2, LENGTH))

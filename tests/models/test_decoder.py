@@ -71,10 +71,12 @@ def test_feed_forward_and_loss_slices_change_nothing():
         (dict(dropout=1.5), "dropout_rate=1.5"),
         (dict(pattern=("local",), local=dict(chunk_size=0)), "chunk_size=0"),
         (dict(pattern=("local",), local=dict(chunk_size=4, look_back=-1)), "look_back=-1"),
-        (dict(pattern=("lsh",), lsh=dict(n_buckets=7)), "n_buckets=7"),
+        (dict(pattern=("lsh",), lsh=dict(n_buckets=(7,))), "n_buckets=.7,."),
         (dict(pattern=("lsh",), lsh=dict(n_hashes=0)), "n_hashes=0"),
         (dict(pattern=("lsh",), lsh=dict(look_back="both")), "look_back='both'"),
-        (dict(pattern=("full",), full=dict(causal=False)), "causal=False"),
+        (dict(positions="sinusoidal", d_model=33), "d_model=33; sinusoidal positions"),
+        (dict(positions="axial", axial=dict(shape=(8,), dims=(500, 12))), "axial shape=.8,. and dims=.500, 12. must"),
+        (dict(loss_chunk_size=-1), "loss_chunk_size=-1"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(change, message):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effjax.ops.positions import axial_positions, sinusoidal_positions
+from effjax.ops.positions import axial_positions, rotary, sinusoidal_positions
 
 
 def test_sinusoids_equal_the_equation_far_out():
@@ -62,3 +62,19 @@ def test_axial_refuses_what_lies_beyond_the_grid():
         axial_positions(tables, jnp.arange(7))
     out = axial_positions(tables, jnp.asarray([5, 6, -1]))
     assert np.isfinite(out[0]).all() and np.isnan(out[1:, :3]).all()
+
+
+def test_rotary_keeps_norms_and_encodes_distances_only():
+    rng = np.random.default_rng(0)
+    q, k = (jnp.asarray(rng.normal(size=(1, 1, 2, 8)), jnp.float32) for _ in range(2))
+    at = lambda x, t: rotary(x, jnp.full((1, 1), t))
+    product = lambda i, j: np.asarray(jnp.sum(at(q, i) * at(k, j), axis=-1))
+    np.testing.assert_allclose(product(7, 3), product(104, 100), rtol=1e-4, atol=1e-5)
+    assert np.abs(product(7, 3) - product(7, 4)).max() > 1e-2
+    np.testing.assert_allclose(jnp.linalg.norm(at(q, 1000), axis=-1), jnp.linalg.norm(q, axis=-1), rtol=1e-6)
+    angle = 5 * 10_000.0 ** (-np.arange(4) / 4)
+    pairs = np.asarray(q[0, 0, :, :4]) + 1j * np.asarray(q[0, 0, :, 4:])
+    turned = pairs * np.exp(1j * angle)
+    np.testing.assert_allclose(at(q, 5)[0, 0], np.concatenate([turned.real, turned.imag], -1), atol=1e-5)
+    with pytest.raises(ValueError, match="width 7"):
+        rotary(q[..., :7], jnp.zeros((1, 1), jnp.int32))
