@@ -98,7 +98,7 @@ def test_a_program_too_large_for_its_chips_is_reported_not_raised(capsys):
 
 
 def test_the_command_prints_tables_or_json(on_cpu, capsys):
-    flags = [f"--config={REFORMER}:tiny"]
+    flags = [f"--config={REFORMER}:tiny", f"--config.batch_size={BATCH}"]
     flags += [f"--config.model.{key}={value}" for key, value in small().model.items() if isinstance(value, int | str)]
     lengths = ("data.length", "eval.context", "eval.stride")
     flags += ["--config.model.pattern=('local',)", *(f"--config.{key}={LENGTH}" for key in lengths)]
@@ -117,7 +117,7 @@ def test_the_command_prints_tables_or_json(on_cpu, capsys):
     ("flags", "message"),
     [
         (["--topology=v5e:3x5"], "no TPU slice 'v5e:3x5'"),
-        (["--topology=v5e:4x4"], "batch_size=8 cannot be split over 16 devices"),
+        (["--topology=v5e:4x4"], "batch_size=4 cannot be split over 16 devices"),
         (["--config.mesh.fsdp=3", "--topology=v5e:2x4"], "fsdp=3"),
     ],
 )

@@ -80,14 +80,15 @@ def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> D
         chunk_size=config.ff_chunk_size,
     )
     try:
-        for make in (*mixers, feed_forward):  # modules check their settings when they are made
-            make(dtype=dtype)
+        make_positions = positions_maker(config)
+        for make in (*mixers, feed_forward, *filter(None, [make_positions])):
+            make(dtype=dtype)  # modules check their settings when they are made
         blocks = Period(mixers, feed_forward, dropout_rate=config.dropout, dtype=dtype)
         return Decoder(
             vocab_size,
             config.d_model,
             Stack(blocks, config.n_layers // period, residual=config.residual, remat=config.remat),
-            positions_maker(config),
+            make_positions,
             dropout_rate=config.dropout,
             loss_chunk_size=config.loss_chunk_size,
             dtype=dtype,

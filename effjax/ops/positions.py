@@ -75,8 +75,8 @@ def axial_positions(
 def rotary(x: Float[Array, "B T N H"], positions: Int[Array, "B T"]) -> Float[Array, "B T N H"]:
     """Rotates queries or keys by their position, so that products depend on the distance only.
 
-    With `w_i = 10000^(-2 i / H)`, the pair `(x_i, x_{i + H/2})` turns by the angle `t w_i` (half-split layout; checkpoints
-    of the interleaved layout need their columns permuted).
+    With `w_i = 10000^(-2 i / H)`, the pair `(x_i, x_{i + H/2})` turns by the angle `t w_i` (half-split layout;
+    checkpoints of the interleaved layout need their columns permuted).
 
     Args:
       x: queries or keys, H even.

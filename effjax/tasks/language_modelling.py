@@ -43,11 +43,11 @@ class LanguageModelling:
         self.vocabulary = get_vocabulary(config.data.vocabulary)
         self.model = make_decoder(config.model, vocab_size=self.vocabulary.size, dtype=DTYPES[config.dtype])
         self.check_lengths()
-        if config.eval.metric not in self.report({"nats": 0.0}, kept=1.0):
-            names = ", ".join(self.report({"nats": 0.0}, kept=1.0))
+        scores = self.report({"nats": 0.0}, kept=1.0)
+        if config.eval.metric not in scores:
             raise UserError(
-                f"config.eval.metric={config.eval.metric!r}; with config.data.vocabulary={self.vocabulary.name!r} one of "
-                f"{names} is allowed"
+                f"config.eval.metric={config.eval.metric!r}; with the vocabulary {self.vocabulary.name!r} one of "
+                f"{', '.join(scores)} is allowed"
             )
         if config.sample.length:  # found out now rather than after the last step
             sample = config.sample

@@ -45,7 +45,8 @@ def training_step_bytes(residual, n_layers):
     config.model.pattern = ("local", "lsh")
     config.model.update(residual=residual, n_layers=n_layers, d_model=32, d_ff=64, n_heads=2, head_dim=16)
     config.model.update(dropout=0.1, attention_dropout=0.1)
-    config.model.axial.dims = (16, 16)
+    config.model.axial.update(shape=(32, 32), dims=(16, 16))
+    config.batch_size, config.data.length = 8, 1024  # activations large beside parameters, as in real models
     task, optimizer = make_task(config), make_optimizer(config)
     state = abstract_state(task, optimizer, config)
     step = jax.jit(make_train_step(task, optimizer, config), donate_argnums=0)

@@ -11,7 +11,7 @@ from tests.laws import stacks
 @pytest.mark.parametrize("loss_chunk_size", [0, 4])
 def test_nats_are_the_cross_entropy_of_the_logits(loss_chunk_size):
     model, params = stacks.make_decoder("reversible")
-    tokens, targets = stacks.ids((2, 9)), stacks.ids((2, 9), seed=1)
+    tokens, targets = jnp.asarray(stacks.ids((2, 9))), jnp.asarray(stacks.ids((2, 9), seed=1))
     logits, _ = model.apply(params, tokens)
     expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), targets[..., None], axis=-1)[..., 0]
     nats, _ = model.clone(loss_chunk_size=loss_chunk_size).apply(params, tokens, targets, method="nats")
@@ -45,7 +45,7 @@ def test_feed_forward_and_loss_slices_change_nothing():
     params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     config.update(ff_chunk_size=5, loss_chunk_size=3)
     sliced = make_decoder(config, vocab_size=11)
-    tokens = stacks.ids((2, 13))
+    tokens = jnp.asarray(stacks.ids((2, 13)))
 
     def grads(model):
         def loss(params):

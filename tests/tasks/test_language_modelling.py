@@ -20,7 +20,9 @@ def small_task(vocabulary="bytes", **settings):
     """A task on a small model and 200 random bytes a split, and its parameters."""
     task = make_task(small_config(vocabulary, **settings))
     rng = np.random.default_rng(0)
-    text = {split: bytes(rng.integers(97, 103, 200)) + b"\n" for split in ("train", "valid", "test")}
+    text = {
+        split: rng.integers(97, 103, 200).astype(np.uint8).tobytes() + b"\n" for split in ("train", "valid", "test")
+    }
     splits = {split: task.vocabulary.encode(part) for split, part in text.items()}
     task.corpus = Corpus("random", task.vocabulary, splits, {split: len(part) for split, part in text.items()})
     return task, jax.jit(task.init)(jax.random.key(0))
