@@ -134,6 +134,7 @@ def test_the_public_configuration_compiles_at_its_full_length(topology, batch_si
     config = load_config(REFORMER)
     config.batch_size = batch_size
     report = plan_of(config, topology)
+    print(json.dumps(report))
     assert report["parameters"]["total"] == 56_406_786
     assert report["config"]["length"] == 65_536
     assert topology is None or report["training_step"]["fits"]

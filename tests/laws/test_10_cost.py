@@ -56,7 +56,7 @@ def training_step_bytes(residual, n_layers):
     return temp, tree_bytes(state.params), buckets
 
 
-@pytest.mark.parametrize("residual", ["reversible", "exact"])
+@pytest.mark.parametrize("residual", ["reversible", pytest.param("exact", marks=pytest.mark.slow)])
 def test_activations_of_a_reversible_stack_are_flat_in_depth(residual):
     shallow, deep = (training_step_bytes(residual, n_layers) for n_layers in (4, 24))
     activations = [temp - gradients - buckets for temp, gradients, buckets in (shallow, deep)]
@@ -64,6 +64,7 @@ def test_activations_of_a_reversible_stack_are_flat_in_depth(residual):
     assert abs(activations[1] / activations[0] - 1) <= 0.02
 
 
+@pytest.mark.slow
 def test_activations_of_a_residual_stack_are_not():
     """The contrast, so that the law above could fail."""
     shallow, deep = (training_step_bytes("residual", n_layers) for n_layers in (4, 24))

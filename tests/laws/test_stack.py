@@ -128,6 +128,7 @@ def test_7_large_bfloat16_stays_finite(mode):
     assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves((y, gradients)))
 
 
+@pytest.mark.slow
 def test_8_transformations_agree(mode):
     model, params = make_decoder(mode, pattern=("local", "lsh"), dropout_rate=0.2)
     batches = ids((2, 2, LENGTH))
