@@ -111,8 +111,12 @@ def test_evaluate_and_generate(trained):
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
-        ("generate", ["--prompt=" + "x" * 600], "a prompt of 600 tokens and 200 new ones exceed the 512 positions"),
-        ("generate", ["--prompt="], "the prompt is empty"),
+        (
+            "generate",
+            ["--length=200", "--prompt=" + "x" * 600],
+            "a prompt of 600 tokens and 200 new ones exceed the 512 positions",
+        ),
+        ("generate", ["--length=9", "--prompt="], "the prompt is empty"),
         ("evaluate", ["--split=dev"], "split='dev'; one of train, valid, test is allowed"),
         ("evaluate", ["--context=4096"], "context=4096 exceeds the 512 positions"),
         ("evaluate", ["--checkpoint=7777"], "no checkpoint of step 7777"),
@@ -122,8 +126,9 @@ def test_evaluate_and_generate(trained):
         ("train", ["--config.model.d_ff=65"], "holds another configuration: model.d_ff (64 there, 65 now)"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_1(trained, name, flags, message):
-    process = command(name, trained, *flags, **({"steps": 10} if name == "train" else {}))
+def test_mistakes_are_one_line_and_exit_code_1(trained, tmp_path, name, flags, message):
+    workdir = tmp_path if "--config.data.name=enwik8" in flags else trained
+    process = command(name, workdir, *flags, **({"steps": 10} if name == "train" else {}))
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 1
     lines = [line for line in errors.splitlines() if line.strip()]

@@ -6,11 +6,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from effjax.layers.cache import write
-from effjax.layers.mixer import Mixer, neutralise, stream_segments, token_positions
-from effjax.layers.projections import from_heads, to_heads
+from effjax.layers.cache import nan_past_the_end, write
+from effjax.layers.mixer import neutralise, stream_segments
+from effjax.layers.projections import SeparateHeads
 from effjax.ops.full import full_attention
-from effjax.ops.positions import rotary
 
 
 @flax.struct.dataclass
@@ -23,35 +22,19 @@ class KeyValueCache:
     index: jax.Array  # tokens seen so far
 
 
-class FullAttention(Mixer):
+class FullAttention(SeparateHeads):
     """Multi-head attention, `softmax(Q K^T / sqrt(H)) V` per head, in memory linear in length.
 
-    Attributes:
-      causal: a position sees itself and the past only.
-      rotary: encode distances by rotating queries and keys (`effjax.ops.positions.rotary`).
-      implementation: see `effjax.ops.full.full_attention`.
+    Attributes: those of `SeparateHeads`; implementations are those of `effjax.ops.full.full_attention`.
 
     Source: Vaswani et al. 2017 (1706.03762), section 3.2; memory: Rabe & Staats 2021 (2112.05682).
     """
-
-    causal: bool = True
-    rotary: bool = False
-    implementation: str | None = None
-
-    def setup(self):
-        self.query = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
-        self.key = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
-        self.value = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
-        self.out = from_heads(self.d_model, dtype=self.dtype)
 
     def mix(
         self, x, state=None, replay=None, *, positions=None, padding_mask=None, segment_ids=None, deterministic=True
     ):
         x = neutralise(x, padding_mask)
-        q, k, v = self.query(x), self.key(x), self.value(x)
-        if self.rotary:
-            positions = token_positions(x, positions, state)
-            q, k = rotary(q, positions), rotary(k, positions)
+        q, k, v = self.project(x, positions, state)
         kwargs = dict(causal=self.causal, implementation=self.implementation) | self.attention_dropout(deterministic)
         if state is None:
             y = full_attention(
@@ -80,6 +63,7 @@ class FullAttention(Mixer):
                 query_offset=offset,
                 **kwargs,
             )
+            y = nan_past_the_end(y, state.index, state.key.shape[1])
         return neutralise(self.out(y), padding_mask), state, ()
 
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> KeyValueCache:

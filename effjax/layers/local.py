@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from effjax.layers.cache import write
-from effjax.layers.mixer import Mixer, at_least_one, neutralise, stream_segments, token_positions
-from effjax.layers.projections import from_heads, to_heads
+from effjax.layers.mixer import at_least_one, neutralise, stream_segments
+from effjax.layers.projections import SeparateHeads
 from effjax.ops.full import full_attention
 from effjax.ops.local import local_attention
-from effjax.ops.positions import rotary
 
 
 @flax.struct.dataclass
@@ -25,16 +24,14 @@ class Window:
     index: jax.Array  # tokens seen so far
 
 
-class LocalAttention(Mixer):
+class LocalAttention(SeparateHeads):
     """Multi-head attention within chunks: position t sees the chunks `t // c - look_back ... t // c`.
 
     Attributes:
       chunk_size: c, in tokens.
       look_back: chunks before one's own that are seen.
       look_ahead: chunks after one's own that are seen; 0 where causal.
-      causal: a position sees itself and the past only.
-      rotary: encode distances by rotating queries and keys (`effjax.ops.positions.rotary`).
-      implementation: see `effjax.ops.local.local_attention`.
+      and those of `SeparateHeads`; implementations are those of `effjax.ops.local.local_attention`.
 
     Source: Reformer's local layers, `SelfAttention` in trax (Kitaev et al. 2020, 2001.04451).
     """
@@ -44,9 +41,6 @@ class LocalAttention(Mixer):
     chunk_size: int = 128
     look_back: int = 1
     look_ahead: int = 0
-    causal: bool = True
-    rotary: bool = False
-    implementation: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -57,20 +51,11 @@ class LocalAttention(Mixer):
         if self.causal and self.look_ahead:
             raise ValueError(f"look_ahead={self.look_ahead} with causal=True; 0 is allowed")
 
-    def setup(self):
-        self.query = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
-        self.key = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
-        self.value = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
-        self.out = from_heads(self.d_model, dtype=self.dtype)
-
     def mix(
         self, x, state=None, replay=None, *, positions=None, padding_mask=None, segment_ids=None, deterministic=True
     ):
         x = neutralise(x, padding_mask)
-        q, k, v = self.query(x), self.key(x), self.value(x)
-        if self.rotary:
-            positions = token_positions(x, positions, state)
-            q, k = rotary(q, positions), rotary(k, positions)
+        q, k, v = self.project(x, positions, state)
         if state is None:
             y = self.attend(
                 q,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effjax.layers.cache import write
+from effjax.layers.cache import nan_past_the_end, write
 from effjax.layers.mixer import Mixer, at_least_one, neutralise, stream_segments
 from effjax.layers.projections import from_heads, to_heads
 from effjax.ops.hashing import default_n_buckets, hash_vectors, lsh_rotations
@@ -128,7 +128,7 @@ class LSHAttention(Mixer):
             segment_ids=jnp.maximum(segments, 0),
             key_segment_ids=state.segment_ids,
         )
-        return y, state
+        return nan_past_the_end(y, state.index, state.key.shape[1]), state
 
     def rotations(self, n_buckets):
         key = self.make_rng("hash") if self.has_rng("hash") else jax.random.key(self.hash_seed)

@@ -82,7 +82,13 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> State:
-        """State before the first token of `batch_size` streams of at most `max_length` tokens each."""
+        """State before the first token of `batch_size` streams of at most `max_length` tokens each.
+
+        Past `max_length` the outputs of a family whose state grows are NaN.
+
+        Raises:
+          ValueError: the layer is not causal.
+        """
         raise NotImplementedError
 
     def attention_dropout(self, deterministic: bool) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from effjax.layers.mixer import Mixer, token_positions
+from effjax.ops.positions import rotary
+
 
 def to_heads(n_heads: int, head_dim: int, *, dtype: Any = jnp.float32) -> nn.Module:
     """`[B, T, D] -> [B, T, N, H]`: kernel `[D, N, H]`, Glorot uniform over `D x NH`, no bias (trax, Reformer)."""
@@ -22,3 +25,31 @@ def from_heads(d_model: int, *, dtype: Any = jnp.float32) -> nn.Module:
         dtype=dtype,
         kernel_init=nn.initializers.glorot_uniform(),
     )
+
+
+class SeparateHeads(Mixer):
+    """A mixer whose queries, keys and values have a projection each.
+
+    Attributes:
+      causal: a position sees itself and the past only.
+      rotary: encode distances by rotating queries and keys (`effjax.ops.positions.rotary`).
+      implementation: the family's op says which there are; None takes the platform's best.
+    """
+
+    causal: bool = True
+    rotary: bool = False
+    implementation: str | None = None
+
+    def setup(self):
+        self.query = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
+        self.key = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
+        self.value = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
+        self.out = from_heads(self.d_model, dtype=self.dtype)
+
+    def project(self, x, positions, state):
+        """Queries, keys and values `[B, T, N, H]` of tokens that follow what `state` has seen."""
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        if self.rotary:
+            positions = token_positions(x, positions, state)
+            q, k = rotary(q, positions), rotary(k, positions)
+        return q, k, v

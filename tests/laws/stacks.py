@@ -18,13 +18,18 @@ OPTIONS = {
     "local": dict(chunk_size=5),
     # A chunk that holds every bucket whole: sorted chunks give the dense definition, which streams.
     "lsh": dict(chunk_size=64, n_buckets=4, n_hashes=2, same_bucket=True, look_back="within_round"),
+    # Many chunks, which sorting fills from everywhere in the sequence.
+    "chunked_lsh": dict(chunk_size=8, n_buckets=4, n_hashes=2),
 }
 
 
 def make_stack(mode, *, pattern=("full", "local", "lsh"), repeats=2, dropout_rate=0.0, dtype=jnp.float32, **kwargs):
     """A stack of small blocks, of width `D_MODEL` unless told otherwise."""
     width = dict(d_model=D_MODEL, n_heads=2, head_dim=8) | kwargs
-    mixers = [functools.partial(MIXERS[name], dropout_rate=dropout_rate, **width, **OPTIONS[name]) for name in pattern]
+    mixers = [
+        functools.partial(MIXERS[name.removeprefix("chunked_")], dropout_rate=dropout_rate, **width, **OPTIONS[name])
+        for name in pattern
+    ]
     feed_forward = functools.partial(FeedForward, width["d_model"], 2 * width["d_model"], dropout_rate=dropout_rate)
     return Stack(Period(tuple(mixers), feed_forward, dropout_rate, dtype), repeats, residual=mode)
 

@@ -69,6 +69,15 @@ def test_state_size_is_what_the_family_promises(family):
         assert 1.9 < size(10_000) / size(5_000) <= 2.0
 
 
+def test_outgrowing_the_state_does_not_go_unnoticed(family):
+    layer, params = make_layer(family)
+    state, step, outputs = layer.initial_state(1, max_length=4), jax.jit(layer.apply), []
+    for t in range(6):
+        y, state = step(params, tokens((1, 1), seed=t), state)
+        outputs.append(bool(np.isfinite(y).all()))
+    assert outputs == [True] * 4 + [layer.bounded_state] * 2
+
+
 def test_only_causal_layers_stream(family):
     layer, _ = make_layer(family, causal=False)
     with pytest.raises(ValueError, match="causal=False"):

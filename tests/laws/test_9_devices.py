@@ -16,9 +16,10 @@ MESHES = {"data": (8, 1, 1, 1), "fsdp": (1, 8, 1, 1), "tensor": (2, 1, 4, 1), "s
 
 
 @functools.cache
-def value_and_grads(mode, mesh=None):
+def value_and_grads(mode, mesh=None, implementation=None):
     """Loss and gradients of a batch of 8 x 32 tokens with dropout, on one device or spread over a mesh."""
-    model, params = make_decoder(mode, dropout_rate=0.1, n_heads=4, head_dim=4)
+    pattern, sizes = ("full", "local", "chunked_lsh"), dict(n_heads=4, head_dim=4, implementation=implementation)
+    model, params = make_decoder(mode, pattern=pattern, dropout_rate=0.1, **sizes)
     batch = {"tokens": ids((8, 32))}
 
     def loss(params, batch):
@@ -41,6 +42,15 @@ def value_and_grads(mode, mesh=None):
 def test_eight_devices_equal_one(mesh):
     loss, grads = value_and_grads("reversible")
     sharded_loss, sharded_grads = value_and_grads("reversible", mesh)
+    assert abs(float(sharded_loss) / float(loss) - 1) <= 1e-6
+    assert relative_norm(sharded_grads, grads) <= 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
+def test_eight_devices_equal_one_in_the_accelerators_form(mesh):
+    loss, grads = value_and_grads("reversible", implementation="batched")
+    sharded_loss, sharded_grads = value_and_grads("reversible", mesh, implementation="batched")
     assert abs(float(sharded_loss) / float(loss) - 1) <= 1e-6
     assert relative_norm(sharded_grads, grads) <= 1e-6
 
