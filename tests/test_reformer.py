@@ -24,6 +24,7 @@ SMALL = {
     "model.local.chunk_size": 16,
     "model.lsh.chunk_size": 16,
     "model.dropout": 0.1,
+    "optimizer.schedule": "constant",  # whatever the number of steps
     "eval.context": 64,
     "eval.stride": 32,
     "eval.limit": 500,
@@ -89,9 +90,7 @@ def test_two_processes_of_four_devices_and_back_to_one_and_four(trained, tmp_pat
     finish(command("train", tmp_path, steps=10))
     rows, alone = rows_of(tmp_path), rows_of(trained)
     assert [row["step"] for row in rows] == list(range(1, 11))
-    # The cosine schedule stretches with `steps`: compare what ran under the same one.
-    assert rows[0]["train/loss"] == pytest.approx(alone[0]["train/loss"], rel=1e-6)
-    assert all(row["train/loss"] == pytest.approx(other["train/loss"], rel=2e-2) for row, other in zip(rows, alone))
+    assert all(row["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4) for row, other in zip(rows, alone))
 
 
 @pytest.mark.slow
