@@ -23,6 +23,7 @@ setup(
         "optax>=0.2.6",
         "orbax-checkpoint>=0.12",
         "tensorflow-datasets>=4.9.9",
+        "importlib_resources",  # tensorflow-datasets imports it and does not ask for it
         "grain>=0.2.15",
         "ml_collections>=1.0",
         "absl-py>=2.1",
