@@ -15,6 +15,7 @@ KERNELS = {"splash": "tpu", "cudnn": "gpu"}
 BATCH_AXES = ("data", "fsdp")
 HEADS_AXIS = "tensor"
 LANES = 128  # splash attention works on whole vectors of the TPU
+CUDNN_WIDTH = 128  # of a head, on every GPU that cuDNN's fused attention serves
 
 
 def choose(implementation, q, k, query_ids, key_ids, *, causal, query_offset, plain):
@@ -48,6 +49,8 @@ def _refusal(name, platform, traced_for, mesh, q, k, key_ids, causal, query_offs
     if name == "cudnn":
         if q.dtype not in (jnp.bfloat16, jnp.float16):
             return f"it computes in bfloat16 or float16, not {q.dtype}"
+        if q.shape[-1] % 8 or q.shape[-1] > CUDNN_WIDTH:
+            return f"its heads have a width of at most {CUDNN_WIDTH} that 8 divides, not {q.shape[-1]}"
         if key_ids is not None or not isinstance(query_offset, int) or query_offset or (causal and length != keys):
             return "it takes no padding, segments or query_offset here, and causal only with as many keys as queries"
         return None

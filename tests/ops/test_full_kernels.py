@@ -85,3 +85,16 @@ def test_splash_attention_equals_ours(monkeypatch):
         key_segment_ids=key_ids,
     )
     assert_close(value_and_grads(kernel, (q, k, v), g), value_and_grads(ours, (q, k, v), g), 1e-5)
+
+
+def test_on_a_gpu_heads_that_cudnn_cannot_take_are_left_to_the_batched_form(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+    def choose(width, implementation=None):
+        x = jnp.zeros((1, 16, 2, width), jnp.bfloat16)
+        return full_kernels.choose(implementation, x, x, None, None, causal=True, query_offset=0, plain=True)
+
+    assert choose(64) is not None
+    assert choose(12) is None and choose(136) is None
+    with pytest.raises(NotImplementedError, match="width of at most 128 that 8 divides, not 12"):
+        choose(12, "cudnn")
