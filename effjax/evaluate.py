@@ -1,7 +1,7 @@
 """Scores a checkpoint: every target of a split exactly once, in bits per byte.
 
   python -m effjax.evaluate --workdir=runs/reformer
-  python -m effjax.evaluate --workdir=runs/reformer --split=valid --checkpoint=best --context=512 --stride=64
+  python -m effjax.evaluate --workdir=runs/reformer --split=valid --checkpoint=best --context=256 --stride=64
 
 Each target has at least context - stride tokens before it: a smaller stride scores better and costs more.
 """

@@ -1,7 +1,7 @@
 """Continues a text with a trained model, token by token, without computing any of it twice.
 
 python -m effjax.generate --workdir=runs/reformer --prompt="The history of "
-python -m effjax.generate --workdir=runs/reformer --prompt="== See also ==" --length=500 --temperature=0.7 --top_k=40
+python -m effjax.generate --workdir=runs/reformer --prompt="== See also ==" --length=200 --temperature=0.7 --top_k=40
 """
 
 import sys
