@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import optax
 
 from effjax.errors import UserError
+from effjax.training.adagrad import scale_by_adagrad
 
-OPTIMIZERS = ("adam", "adamw", "adafactor")
+OPTIMIZERS = ("adam", "adamw", "adafactor", "adagrad")
 SCHEDULES = ("rsqrt", "cosine", "constant")
 
 
@@ -46,23 +47,29 @@ def make_schedule(config) -> optax.Schedule:
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-    """The optimizer of a configuration: clipping by the global norm, then Adam, AdamW or Adafactor.
+    """The optimizer of a configuration: clipping by the global norm, then Adam, AdamW, Adafactor or Adagrad.
 
     Weight decay is decoupled, scaled by the learning rate in AdamW and by itself in Adafactor, and spares biases and
     scales (by name: under a scan over layers they have two axes, too).
 
     Raises:
-      UserError: an unknown optimizer or schedule, or weight decay for plain Adam.
+      UserError: an unknown optimizer or schedule; weight decay for Adam or Adagrad; `tensor_clip` for another optimizer
+        than Adagrad.
     """
     options, schedule = config.optimizer, make_schedule(config)
     if options.name not in OPTIMIZERS:
         raise UserError(f"config.optimizer.name={options.name!r}; one of {', '.join(OPTIMIZERS)} is allowed")
-    if options.name == "adam" and options.weight_decay:
+    if options.name in ("adam", "adagrad") and options.weight_decay:
         raise UserError(f"config.optimizer.weight_decay={options.weight_decay} needs config.optimizer.name=adamw")
+    if options.tensor_clip < 0 or (options.tensor_clip and options.name != "adagrad"):
+        raise UserError(f"config.optimizer.tensor_clip={options.tensor_clip}; 0, or more with optimizer.name=adagrad")
     if options.name == "adafactor":
         optimizer = optax.adafactor(
             schedule, weight_decay_rate=options.weight_decay or None, weight_decay_mask=decayed_parameters
         )
+    elif options.name == "adagrad":
+        adagrad = scale_by_adagrad(eps=options.eps, tensor_clip=options.tensor_clip)
+        optimizer = optax.chain(adagrad, optax.scale_by_learning_rate(schedule))
     else:
         optimizer = optax.adamw(
             schedule, options.b1, options.b2, options.eps, weight_decay=options.weight_decay, mask=decayed_parameters
