@@ -1,246 +1,231 @@
-"""Static sparsity patterns: rules about positions, not arrays. `effjax.ops.sparse` executes them.
+"""Static sparsity patterns: which query may attend to which key, as rules that `effjax.ops.sparse` executes.
 
-A pattern is a frozen (hashable, comparable) dataclass derived from `Pattern`. The executor asks it three things:
+| rule | who sees whom |
+|---|---|
+| `Everything()`, `Causal()` | all; the past and oneself |
+| `SlidingWindow(window, dilation)` | neighbours, every `dilation`-th of them |
+| `BlockWindow(block, before, after)` | one's own block of positions and the blocks beside it |
+| `GlobalTokens(tokens)`, `Sinks(count)` | chosen positions see and are seen by all; the first keys are seen by all |
+| `SameResidue(modulus)`, `Summary(block, size)` | positions congruent to one's own; the last cells of every block |
+| `Strided(stride)`, `Fixed(block, summary)` | Sparse Transformer |
+| `LogSparse(local, restart)` | positions at distances 1, 2, 4, 8, ... |
+| `RandomBlocks(block, count)`, `big_bird(block)` | blocks drawn at random; BigBird |
+| `streaming(window, sinks)` | a window and the first keys, StreamingLLM |
+| `from_mask(array)` | an explicit mask |
 
-* `allows(query, key, head)`: the rule itself, elementwise, on integer arrays that broadcast against each other. It is
-  called with numpy arrays when a layout is made and with traced JAX arrays when decoding, so it uses only operators
-  (`+ - * // % & | ~ == <`) and functions that both have. This is the only method that a pattern must have.
-* `bounds(query, key, head)`: what the rule says of whole blocks. `query` and `key` are `Span`s, whose fields are numpy
-  arrays that broadcast against each other; a span stands for the positions first, first + step, ..., last. Returns
-  `(some, every)`: `some` must be True wherever one pair of the block is allowed, `every` must be False wherever one
-  pair is not. Either may be wrong on the safe side (some=True, every=False, as in `Pattern.bounds`): blocks left
-  undecided are evaluated pair by pair, which is what makes a long layout slow to build.
-* `parts(head)`: the pattern as disjoint parts, each with the order of positions in which it is block-local:
-
-    pairs of the pattern = disjoint union over its parts of {(i, j): part.rule.allows(i, j, head), j in part.keys}.
-
-  The default is one part in the natural order. A pattern is cheap where few blocks of its parts, each cut out of the
-  positions in the part's own order, hold an allowed pair.
-    - `order=m` sorts positions by (position mod m, position): a rule such as (i - j) % m == 0 then lies in small
-      blocks along the diagonal. Both queries and keys are sorted. The cost of a part then follows its own pairs, for
-      instance n^2 / m for a strided rule, and n w for a window w that is dilated by m.
-    - `keys=Columns(period, start)` keeps only the keys with j % period >= start, next to each other.
-  `&` and `|` find the parts of a combination by themselves; `|` takes from each part what the parts before it hold.
+`&`, `|` and `~` combine rules, `PerHead` gives each head its own, `pattern.dense(length, head)` is the mask that they
+mean. `effjax.ops.pattern_algebra` says what a rule has to provide.
 """
 
 from dataclasses import dataclass
-from functools import reduce
-from operator import and_, or_
-from typing import Any, NamedTuple
+from functools import cached_property, reduce
+from operator import or_
 
 import numpy as np
 
+from effjax.ops.pattern_algebra import (
+    And,
+    Columns,
+    Composite,
+    InColumns,
+    Not,
+    Or,
+    Part,
+    Pattern,
+    PerHead,
+    Span,
+    at_least,
+)
+from effjax.ops.pattern_rules import (
+    BlockWindow,
+    Causal,
+    Everything,
+    GlobalTokens,
+    Mask,
+    SameResidue,
+    Sinks,
+    SlidingWindow,
+    Summary,
+    from_mask,
+)
+from effjax.ops.random_blocks import RandomBlocks
 
-class Span(NamedTuple):
-    """The positions first, first + step, ..., last of a block; arrays that broadcast against those of another span."""
-
-    first: Any
-    last: Any
-    step: int
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The keys j with j % period >= start."""
-
-    period: int
-    start: int
-
-
-@dataclass(frozen=True)
-class Part:
-    """A set of pairs and the order in which it is block-local; see the docstring of this module."""
-
-    rule: "Pattern"
-    order: int = 1
-    keys: Columns | None = None
-
-    @property
-    def plain(self) -> bool:
-        """Whether the part is in the natural order, on all keys."""
-        return self.order == 1 and self.keys is None
-
-
-class Pattern:
-    """Which query may attend to which key. Combine with `&`, `|` and `~`."""
-
-    def allows(self, query: Any, key: Any, head: Any) -> Any:
-        """Whether each query may attend to each key, elementwise over broadcast position arrays (numpy or JAX)."""
-        raise NotImplementedError
-
-    def bounds(self, query: Span, key: Span, head: int) -> tuple[Any, Any]:
-        """(whether some pair of a block may be allowed, whether every pair surely is), elementwise over blocks."""
-        shape = np.broadcast_shapes(np.shape(query.first), np.shape(key.first))
-        return np.ones(shape, bool), np.zeros(shape, bool)
-
-    def parts(self, head: int) -> tuple[Part, ...]:
-        """The pattern of one head as disjoint parts."""
-        return (Part(self),)
-
-    def dense(self, length: int, head: int = 0) -> np.ndarray:
-        """The pattern of one head as a boolean array [queries, keys]: its oracle and its picture."""
-        query, key = np.ogrid[:length, :length]
-        return np.broadcast_to(self.allows(query, key, head), (length, length))
-
-    def __and__(self, other: "Pattern") -> "Pattern":
-        return And((*_terms(And, self), *_terms(And, other)))
-
-    def __or__(self, other: "Pattern") -> "Pattern":
-        return Or((*_terms(Or, self), *_terms(Or, other)))
-
-    def __invert__(self) -> "Pattern":
-        return self.term if isinstance(self, Not) else Not(self)
-
-
-def _terms(kind, pattern):
-    return pattern.terms if isinstance(pattern, kind) else (pattern,)
+__all__ = [
+    "And",
+    "BlockWindow",
+    "Causal",
+    "Columns",
+    "Everything",
+    "Fixed",
+    "GlobalTokens",
+    "InColumns",
+    "LogSparse",
+    "Mask",
+    "Not",
+    "Or",
+    "Part",
+    "Pattern",
+    "PerHead",
+    "RandomBlocks",
+    "SameResidue",
+    "Sinks",
+    "SlidingWindow",
+    "Span",
+    "Strided",
+    "Summary",
+    "big_bird",
+    "from_mask",
+    "streaming",
+]
 
 
 @dataclass(frozen=True)
-class And(Pattern):
-    """What every term allows."""
+class LogSparse(Pattern):
+    """Query i sees itself and the keys at distances 1, 2, 4, 8, ... before it.
 
-    terms: tuple[Pattern, ...]
+    With `local` w, the w latest keys (itself included) and those at distances w - 1 + 2^m. With `restart` r, a distance
+    d counts as d mod r: the pattern begins again every r positions back. In the paper's 1-based terms
+    I_l = {l - 2^floor(log2 l), ..., l - 2, l - 1, l} without what is not positive.
 
-    def allows(self, query, key, head):
-        return reduce(and_, [term.allows(query, key, head) for term in self.terms])
+    Source: Li et al. 2019 (arXiv 1907.00235), section 4.2 and figure 3; restarts are counted back from the query, as
+    in the public adaptation of the authors' code, but without its full rows at the start of a sequence.
+    """
 
-    def bounds(self, query, key, head):
-        some, every = zip(*(term.bounds(query, key, head) for term in self.terms))
-        return reduce(and_, some), reduce(and_, every)
-
-    def parts(self, head):
-        """The parts of the first term that has an order of its own, cut down by the other terms."""
-        for i, term in enumerate(self.terms):
-            parts = term.parts(head)
-            if not (len(parts) == 1 and parts[0].plain):
-                rest = self.terms[:i] + self.terms[i + 1 :]
-                return tuple(Part(reduce(and_, rest, part.rule), part.order, part.keys) for part in parts)
-        return (Part(self),)
-
-
-@dataclass(frozen=True)
-class Or(Pattern):
-    """What any term allows."""
-
-    terms: tuple[Pattern, ...]
-
-    def allows(self, query, key, head):
-        return reduce(or_, [term.allows(query, key, head) for term in self.terms])
-
-    def bounds(self, query, key, head):
-        some, every = zip(*(term.bounds(query, key, head) for term in self.terms))
-        return reduce(or_, some), reduce(or_, every)
-
-    def parts(self, head):
-        """The terms in natural order as one part, then the others, each without what came before."""
-        plain, parts = [], []
-        for term in self.terms:
-            for part in term.parts(head):
-                plain.append(part.rule) if part.plain else parts.append(part)
-        done = plain
-        disjoint = [Part(reduce(or_, plain))] if plain else []
-        for part in parts:
-            before = [~seen for seen in done]
-            disjoint.append(Part(reduce(and_, before, part.rule), part.order, part.keys))
-            done = [*done, _as_rule(part)]
-        return tuple(disjoint)
-
-
-def _as_rule(part):
-    """The pairs of a part as a rule."""
-    return part.rule if part.keys is None else part.rule & InColumns(part.keys)
-
-
-@dataclass(frozen=True)
-class Not(Pattern):
-    """What the term forbids."""
-
-    term: Pattern
-
-    def allows(self, query, key, head):
-        return ~self.term.allows(query, key, head)
-
-    def bounds(self, query, key, head):
-        some, every = self.term.bounds(query, key, head)
-        return ~every, ~some
-
-
-@dataclass(frozen=True)
-class InColumns(Pattern):
-    """Keys of some columns only, without the compaction of `Part.keys`."""
-
-    keys: Columns
-
-    def allows(self, query, key, head):
-        return (key % self.keys.period >= self.keys.start) & (query == query)
-
-
-@dataclass(frozen=True)
-class Causal(Pattern):
-    """Query i sees the keys j <= i."""
-
-    def allows(self, query, key, head):
-        return key <= query
-
-    def bounds(self, query, key, head):
-        return key.first <= query.last, key.last <= query.first
-
-
-@dataclass(frozen=True)
-class SlidingWindow(Pattern):
-    """Query i sees the keys j = i + dilation m with |m| <= window."""
-
-    window: int
-    dilation: int = 1
+    local: int = 1
+    restart: int | None = None
 
     def __post_init__(self):
-        if self.window < 0:
-            raise ValueError(f"window is {self.window}: it must be at least 0")
-        if self.dilation < 1:
-            raise ValueError(f"dilation is {self.dilation}: it must be at least 1")
+        at_least(1, local=self.local)
+        if self.restart is not None and self.restart < self.local:
+            raise ValueError(f"restart is {self.restart}: it must be None or at least local = {self.local}")
 
     def allows(self, query, key, head):
         distance = query - key
-        reach = self.window * self.dilation
-        return (distance <= reach) & (distance >= -reach) & (distance % self.dilation == 0)
+        past = distance >= 0
+        if self.restart is not None:
+            distance = distance % self.restart
+        beyond = distance - (self.local - 1)
+        return past & ((beyond <= 0) | (beyond & (beyond - 1) == 0))
 
     def bounds(self, query, key, head):
-        reach = self.window * self.dilation
-        some = (query.first - key.last <= reach) & (key.first - query.last <= reach)
-        every = (query.last - key.first <= reach) & (key.last - query.first <= reach)
-        if self.dilation > 1:
-            if query.step % self.dilation or key.step % self.dilation:
-                return some, every & False
-            same = (query.first - key.first) % self.dilation == 0
-            some, every = some & same, every & same
-        return some, every
-
-    def parts(self, head):
-        return (Part(self, order=self.dilation),)
-
-
-@dataclass(frozen=True, eq=False)
-class Mask(Pattern):
-    """An explicit mask; see `from_mask`."""
-
-    array: np.ndarray  # [heads or 1, queries, keys]
-
-    def allows(self, query, key, head):
-        heads, queries, keys = self.array.shape
-        inside = (query >= 0) & (query < queries) & (key >= 0) & (key < keys)
-        at = (head % heads + 0 * query + 0 * key, query % queries + 0 * key, key % keys + 0 * query)
-        array = self.array
-        if not all(isinstance(index, (int, np.ndarray, np.generic)) for index in at):
-            import jax.numpy as jnp
-
-            array = jnp.asarray(array)
-        return array[at] & inside
+        least, most = query.first - key.last, query.last - key.first
+        every = (least >= 0) & (most < self.local)
+        past = most >= 0
+        least = np.maximum(least, 0)
+        if self.restart is not None:
+            width, least = most - least, least % self.restart
+            most = least + width
+        # Some distance of a range is local, or a power of two further than the local ones: log2 differs at its ends.
+        digits = lambda number: np.frexp(np.maximum(number, 0).astype(np.float64))[1]
+        some = (least < self.local) | (digits(most - (self.local - 1)) > digits(least - self.local))
+        if self.restart is not None:
+            some = some | (most >= self.restart)
+        return past & some, every
 
 
-def from_mask(array: Any) -> Pattern:
-    """An explicit mask [queries, keys] or [heads, queries, keys], True where a query may attend; no pairs beyond it."""
-    array = np.asarray(array, bool)
-    if array.ndim not in (2, 3):
-        raise ValueError(f"array has shape {array.shape}: it must be [queries, keys] or [heads, queries, keys]")
-    return Mask(array if array.ndim == 3 else array[None])
+FORMS = ("merged", "split", "local", "far")
+
+
+def _in_form(form, local, far):
+    """Two parts as the heads of a Sparse Transformer use them."""
+    patterns = {"merged": local | far, "split": PerHead((local, far)), "local": local, "far": far}
+    if form not in patterns:
+        raise ValueError(f"form is {form!r}: it must be one of {', '.join(FORMS)}")
+    return Causal() & patterns[form]
+
+
+@dataclass(frozen=True)
+class Strided(Composite):
+    """The last `stride` positions, and every `stride`-th one.
+
+    A1 = {i - stride < j <= i}, A2 = {j <= i, (i - j) mod stride = 0}.
+
+    Attributes:
+      stride: near the square root of the length.
+      form: "merged" (every head sees A1 and A2), "split" (heads take turns), "local" (A1 only) or "far" (A2 only), for
+        layers that take turns.
+      inclusive: A1 reaches `stride` positions back, as the paper writes it, instead of `stride` - 1, as its code does;
+        the merged form is the same.
+
+    Source: Child et al. 2019 (arXiv 1904.10509), section 4.3.
+    """
+
+    stride: int
+    form: str = "merged"
+    inclusive: bool = False
+
+    def __post_init__(self):
+        at_least(1, stride=self.stride)
+        self.rule  # noqa: B018 - a wrong form is found out now
+
+    @cached_property
+    def rule(self):
+        local = SlidingWindow(self.stride if self.inclusive else self.stride - 1)
+        return _in_form(self.form, local, SameResidue(self.stride))
+
+
+@dataclass(frozen=True)
+class Fixed(Composite):
+    """One's own block, and the last cells of the blocks before it, which sum them up.
+
+    A1 = {j <= i, floor(j / block) = floor(i / block)}, A2 = {j <= i, j mod block >= block - summary}.
+
+    Attributes:
+      block: positions of a block, near the square root of the length.
+      summary: c, cells of a block that later blocks see.
+      groups: heads in so many groups use different cells, see `Summary`.
+      form: as in `Strided`. Under "far" alone the first queries see nothing, and their output is 0.
+
+    Source: Child et al. 2019 (arXiv 1904.10509), section 4.3; groups: `num_verts` of the authors' code.
+    """
+
+    block: int
+    summary: int
+    groups: int = 1
+    form: str = "merged"
+
+    def __post_init__(self):
+        self.rule  # noqa: B018 - wrong sizes are found out now
+
+    @cached_property
+    def rule(self):
+        at_least(1, block=self.block, summary=self.summary)
+        return _in_form(self.form, BlockWindow(self.block), Summary(self.block, self.summary, self.groups))
+
+
+def big_bird(
+    block: int, *, n_random: int = 3, n_window: int = 3, n_global: int = 1, among: int | None = None, seed: int = 0
+) -> Pattern:
+    """Blocks beside one's own, the first blocks, and random blocks.
+
+    Args:
+      block: positions of a block.
+      n_random: random blocks, of those seen neither as neighbours nor as global ones.
+      n_window: neighbouring blocks, one's own in the middle.
+      n_global: first blocks, which see and are seen by all.
+      among: random blocks are drawn from the first so many; None: from the past.
+      seed: of the draws.
+
+    Returns:
+      The pattern, which sees both sides: `Causal() & big_bird(...)` is for decoders. The last block, which is global in
+      the authors' code too, depends on the length of each example and is left to the layer.
+
+    Source: Zaheer et al. 2020 (arXiv 2007.14062), section 2 and appendix D.
+    """
+    if n_window < 1 or n_window % 2 == 0:
+        raise ValueError(f"n_window is {n_window}: it must be an odd number of at least 1")
+    side = n_window // 2
+    rules = [BlockWindow(block, side, side)]
+    if n_global:
+        rules.append(GlobalTokens(n_global * block))
+    if n_random:
+        rules.append(RandomBlocks(block, n_random, among=among, first=n_global, gap=side, seed=seed))
+    return reduce(or_, rules)
+
+
+def streaming(window: int, sinks: int = 4) -> Pattern:
+    """The last `window` positions, oneself included, and the first `sinks`. Source: Xiao et al. 2023 (2309.17453)."""
+    at_least(1, window=window)
+    at_least(0, sinks=sinks)
+    near = SlidingWindow(window - 1)
+    return Causal() & (near | Sinks(sinks) if sinks else near)
