@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from effjax.ops import relative_batched
+from effjax.ops import relative_batched, relative_blocked
 from effjax.ops.masking import FLOOR, MASKED, pair_ids
 
-_FORMS = {"batched": relative_batched}
+_FORMS = {"blocked": relative_blocked, "batched": relative_batched}
 FEW_QUERIES = 32  # below, a block per head is too small to be worth a loop
 
 
@@ -213,4 +213,9 @@ _attend.defvjp(_forward, _backward)
 
 def _per_platform(direction, reach, implementation, *arrays):
     """Runs one direction in the named form, or in the best one for the platform that the program is lowered for."""
-    return getattr(relative_batched, direction)(reach, *arrays)
+    forms = {name: partial(getattr(form, direction), reach) for name, form in _FORMS.items()}
+    if implementation is not None:
+        return forms[implementation](*arrays)
+    if reach.length < FEW_QUERIES:
+        return forms["batched"](*arrays)
+    return jax.lax.platform_dependent(*arrays, cpu=forms["blocked"], default=forms["batched"])
