@@ -24,18 +24,40 @@ def inputs(length):
     return jax.ShapeDtypeStruct((1, length, D_MODEL), jnp.float32)
 
 
+# What a doubling of the length may multiply the cost by.
+GROWTH = {"linear": (1.95, 2.2), "n_sqrt_n": (2.65, 3.0), "quadratic": (3.5, 4.1)}
+
+
+def ratios(family, cost):
+    """Cost of a length over that of its half, up to the family's longest."""
+    lengths = [family.longest // 4, family.longest // 2, family.longest]
+    costs = [cost(length, *make_layer(family, **family.sized(length))) for length in lengths]
+    print(f"{family.name}: {dict(zip(lengths, costs))}")
+    return [long / short for short, long in itertools.pairwise(costs)]
+
+
 def test_memory_is_linear_in_the_length(family, implementation):
-    layer, params = make_layer(family, implementation=implementation)
-    short, long = (compiled_memory(gradient_of(layer), params, inputs(length)).temp for length in (2048, 4096))
-    assert short > 0 and long <= 2.2 * short
+    form = {} if implementation is None else dict(implementation=implementation)
+
+    def temporaries(length):
+        layer, params = make_layer(family, **family.sized(length), **form)
+        return compiled_memory(gradient_of(layer), params, inputs(length)).temp
+
+    short, long = (temporaries(length) for length in (2048, 4096))
+    assert short > 0 and long <= GROWTH[family.memory][1] * short
+
+
+@pytest.mark.slow
+def test_memory_at_great_lengths(family):
+    low, high = GROWTH[family.memory]
+    temporaries = lambda length, layer, params: compiled_memory(gradient_of(layer), params, inputs(length)).temp
+    assert all(low <= ratio <= high for ratio in ratios(family, temporaries))
 
 
 def test_flops_grow_with_the_length(family):
-    layer, params = make_layer(family)
-    flops = [count_flops(gradient_of(layer), params, inputs(length), platform="cpu") for length in (4096, 8192, 16384)]
-    for short, long in itertools.pairwise(flops):
-        ratio = long / short
-        assert 3.5 < ratio < 4.1 if family.name == "full" else 1.9 < ratio <= 2.2
+    low, high = GROWTH[family.growth]
+    flops = lambda length, layer, params: count_flops(gradient_of(layer), params, inputs(length), platform="cpu")
+    assert all(low <= ratio <= high for ratio in ratios(family, flops))
 
 
 def training_step_bytes(residual, n_layers):

@@ -15,15 +15,13 @@ SPLITS = {
     "uneven": [5, CHUNK + 3, 1, 2 * CHUNK, LENGTH - 3 * CHUNK - 9],
     "whole": [LENGTH],
 }
+QUICK = ("prefill",)
 
 
 @pytest.fixture
 def streaming(family):
     """A layer whose single pass is what its stream computes, with parameters, inputs and that pass."""
-    # A bucket that fits its chunk is cut nowhere: then sorted chunks give the dense definition, which is what streams.
-    options = dict(same_bucket=True, chunk_size=LENGTH) if family.has_buckets else dict(rotary=True)
-    layer, params = make_layer(family)
-    layer = layer.clone(**options)
+    layer, params = make_layer(family, **family.streaming)
     x = tokens((2, LENGTH))
     return layer, params, x, jax.jit(layer.apply)(params, x)[0]
 
@@ -40,7 +38,11 @@ def run(layer, params, x, pieces, **sequence):
     return np.concatenate(outputs, axis=1), state
 
 
-@pytest.mark.parametrize("pieces", SPLITS.values(), ids=SPLITS)
+@pytest.mark.needs("causal")
+@pytest.mark.parametrize(
+    "pieces",
+    [pytest.param(SPLITS[name], id=name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in SPLITS],
+)
 def test_pieces_equal_one_pass(streaming, pieces):
     layer, params, x, whole = streaming
     y, state = run(layer, params, x, pieces)
@@ -49,6 +51,7 @@ def test_pieces_equal_one_pass(streaming, pieces):
     assert relative_rms(state, once) <= 1e-6
 
 
+@pytest.mark.needs("causal", "segments")
 def test_pieces_of_packed_and_padded_sequences(streaming):
     layer, params, x, _ = streaming
     segments = np.stack([np.arange(LENGTH) // 13, np.arange(LENGTH) // 6]).astype(np.int32)
@@ -60,6 +63,7 @@ def test_pieces_of_packed_and_padded_sequences(streaming):
     assert relative_rms(y, whole) <= 1e-5
 
 
+@pytest.mark.needs("causal")
 def test_state_size_is_what_the_family_promises(family):
     layer, _ = make_layer(family)
     size = lambda length: sum(leaf.size for leaf in jax.tree.leaves(layer.initial_state(1, max_length=length)))
@@ -69,6 +73,7 @@ def test_state_size_is_what_the_family_promises(family):
         assert 1.9 < size(10_000) / size(5_000) <= 2.0
 
 
+@pytest.mark.needs("causal")
 def test_outgrowing_the_state_does_not_go_unnoticed(family):
     layer, params = make_layer(family)
     state, step, outputs = layer.initial_state(1, max_length=4), jax.jit(layer.apply), []
@@ -78,6 +83,7 @@ def test_outgrowing_the_state_does_not_go_unnoticed(family):
     assert outputs == [True] * 4 + [layer.bounded_state] * 2
 
 
+@pytest.mark.needs("causal", "both_sides")
 def test_only_causal_layers_stream(family):
     layer, _ = make_layer(family, causal=False)
     with pytest.raises(ValueError, match="causal=False"):

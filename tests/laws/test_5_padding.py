@@ -5,22 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.laws.families import BUCKETS, CHUNK, HASHES, HEADS
-from tests.laws.measure import make_layer, relative_rms, tokens
+from tests.laws.families import CHUNK
+from tests.laws.measure import make_layer, relative_rms, tokens, value_and_grads
 
 LENGTHS = (3 * CHUNK, 2 * CHUNK + 3, 1)
 PADDING = np.arange(LENGTHS[0])[None, :] < np.array(LENGTHS)[:, None]
 
 
-@pytest.fixture(params=[True, False], ids=["causal", "both_sides"])
-def mix(family, request):
-    """`mix(params, x, padding_mask, rows) -> y`, the layer with its hash buckets, if any, held fixed."""
-    layer, params = make_layer(family, causal=request.param)
-    buckets = np.random.default_rng(2).integers(0, BUCKETS, (len(LENGTHS), LENGTHS[0], HEADS, HASHES)).astype(np.int32)
+@pytest.fixture
+def mix(family, causal):
+    """`mix(params, x, padding_mask, rows) -> y`, the layer with its discrete choices, if any, held fixed."""
+    sides = dict(causal=causal) if family.causal and family.both_sides else {}
+    layer, params = make_layer(family, **sides)
+    frozen = family.choices(np.random.default_rng(2), len(LENGTHS), LENGTHS[0])
 
     def apply(params, x, padding_mask, rows=None):
         rows = slice(None) if rows is None else slice(rows, rows + 1)
-        replay = jnp.asarray(buckets[rows, : x.shape[1]]) if family.has_buckets else None
+        replay = family.replay(frozen, rows, x.shape[1])
         options = dict(positions=None, segment_ids=None, deterministic=True)
         return layer.apply(params, x, None, replay, padding_mask=padding_mask, **options, method="mix")[0]
 
@@ -56,7 +57,8 @@ def test_batch_of_unequal_lengths_equals_one_by_one(mix):
 def test_a_row_that_sees_nothing_is_zero(family, implementation):
     arrays, frozen = family.inputs(CHUNK + 3, dtype=np.float32)
     nobody = np.zeros((2, CHUNK + 3), bool)
-    run = lambda arrays: family.op(arrays, frozen, causal=True, padding_mask=nobody, implementation=implementation)
-    out, pullback = jax.vjp(run, arrays)
+    rules = dict(causal=family.causal, padding_mask=nobody)
+    run = lambda arrays: family.op(arrays, frozen, implementation=implementation, **rules)
+    out, gradients = value_and_grads(run, arrays, np.ones(family.shape(2, CHUNK + 3)))
     assert not np.asarray(out).any()
-    assert not any(np.asarray(gradient).any() for gradient in pullback(jnp.ones_like(out))[0].values())
+    assert not any(np.asarray(gradient).any() for gradient in gradients.values())
