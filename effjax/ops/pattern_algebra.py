@@ -74,9 +74,13 @@ class Pattern:
         shape = np.broadcast_shapes(np.shape(query.first), np.shape(key.first))
         return np.ones(shape, bool), np.zeros(shape, bool)
 
+    def of_head(self, head: int) -> "Pattern":
+        """The same pattern for one head; where heads differ by `PerHead` only, it looks at heads no more."""
+        return self
+
     def parts(self, head: int) -> tuple[Part, ...]:
         """The pattern of one head as disjoint parts."""
-        return (Part(self),)
+        return (Part(self.of_head(head)),)
 
     def dense(self, length: int, head: int = 0) -> np.ndarray:
         """The pattern of one head as a boolean array [queries, keys]: its oracle and its picture."""
@@ -110,14 +114,18 @@ class And(Pattern):
         some, every = zip(*(term.bounds(query, key, head) for term in self.terms))
         return reduce(and_, some), reduce(and_, every)
 
+    def of_head(self, head):
+        return And(tuple(term.of_head(head) for term in self.terms))
+
     def parts(self, head):
         """The parts of the first term that has an order of its own, cut down by the other terms."""
-        for i, term in enumerate(self.terms):
+        terms = self.of_head(head).terms
+        for i, term in enumerate(terms):
             parts = term.parts(head)
             if not (len(parts) == 1 and parts[0].plain):
-                rest = self.terms[:i] + self.terms[i + 1 :]
+                rest = terms[:i] + terms[i + 1 :]
                 return tuple(Part(reduce(and_, rest, part.rule), part.order, part.keys) for part in parts)
-        return (Part(self),)
+        return (Part(And(terms)),)
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,9 @@ class Or(Pattern):
     def bounds(self, query, key, head):
         some, every = zip(*(term.bounds(query, key, head) for term in self.terms))
         return reduce(or_, some), reduce(or_, every)
+
+    def of_head(self, head):
+        return Or(tuple(term.of_head(head) for term in self.terms))
 
     def parts(self, head):
         """The terms in natural order as one part, then the others, each without what came before."""
@@ -166,6 +177,9 @@ class Not(Pattern):
         some, every = self.term.bounds(query, key, head)
         return ~every, ~some
 
+    def of_head(self, head):
+        return Not(self.term.of_head(head))
+
 
 @dataclass(frozen=True)
 class InColumns(Pattern):
@@ -191,6 +205,9 @@ class Composite(Pattern):
     def bounds(self, query, key, head):
         return self.rule.bounds(query, key, head)
 
+    def of_head(self, head):
+        return self.rule.of_head(head)
+
     def parts(self, head):
         return self.rule.parts(head)
 
@@ -210,10 +227,13 @@ class PerHead(Pattern):
         return reduce(or_, [(turn == i) & each.allows(query, key, head) for i, each in enumerate(self.patterns)])
 
     def bounds(self, query, key, head):
-        return self.patterns[head % len(self.patterns)].bounds(query, key, head)
+        return self.of_head(head).bounds(query, key, head)
+
+    def of_head(self, head):
+        return self.patterns[head % len(self.patterns)].of_head(head)
 
     def parts(self, head):
-        return self.patterns[head % len(self.patterns)].parts(head)
+        return self.of_head(head).parts(head)
 
 
 def at_least(least: int, **arguments: int) -> None:

@@ -5,9 +5,10 @@ from functools import cached_property, reduce
 from operator import or_
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from effjax.ops.pattern_algebra import Columns, Part, Pattern, at_least
+from effjax.ops.pattern_algebra import Columns, Part, Pattern, PerHead, at_least
 
 
 @dataclass(frozen=True)
@@ -166,53 +167,66 @@ class SameResidue(Pattern):
 
 @dataclass(frozen=True)
 class Summary(Pattern):
-    """Every query sees the last `size` cells of every block of keys.
+    """Every query sees the last `size` cells of every block of keys, or those before the last `skip` cells.
 
-    With `groups` g, head h sees the u-th `size` cells from the end instead, u = h mod g: block - (u + 1) size <=
-    j mod block < block - u size.
+    block - skip - size <= j mod block < block - skip.
     """
 
     block: int
     size: int
-    groups: int = 1
+    skip: int = 0
 
     def __post_init__(self):
-        at_least(1, block=self.block, size=self.size, groups=self.groups)
-        if self.size * self.groups > self.block:
-            product = f"size is {self.size} and groups {self.groups}: their product"
-            raise ValueError(f"{product} must not exceed block = {self.block}")
+        at_least(1, block=self.block, size=self.size)
+        at_least(0, skip=self.skip)
+        if self.size + self.skip > self.block:
+            raise ValueError(f"size is {self.size} and skip {self.skip}: together at most block = {self.block}")
 
     def allows(self, query, key, head):
-        cell, stop = key % self.block, self.block - head % self.groups * self.size
+        cell, stop = key % self.block, self.block - self.skip
         return (cell >= stop - self.size) & (cell < stop) & (query == query)
 
     def parts(self, head):
-        turn = head % self.groups
-        columns = Columns(self.block, self.block - (turn + 1) * self.size)
-        return (Part(self if turn else Everything(), keys=columns),)
+        columns = Columns(self.block, self.block - self.skip - self.size)
+        return (Part(self if self.skip else Everything(), keys=columns),)
 
 
 @dataclass(frozen=True, eq=False)
 class Mask(Pattern):
-    """An explicit mask; see `from_mask`."""
+    """An explicit mask of all heads, equal to another of the same content; see `from_mask`."""
 
-    array: np.ndarray  # [heads or 1, queries, keys]
+    array: np.ndarray  # [queries, keys]
+
+    def __eq__(self, other):
+        return isinstance(other, Mask) and np.array_equal(self.array, other.array)
+
+    def __hash__(self):
+        return self._hash
+
+    @cached_property
+    def _hash(self):
+        return hash((self.array.shape, np.packbits(self.array).tobytes()))
 
     def allows(self, query, key, head):
-        heads, queries, keys = self.array.shape
+        queries, keys = self.array.shape
         inside = (query >= 0) & (query < queries) & (key >= 0) & (key < keys)
-        at = (head % heads + 0 * query + 0 * key, query % queries + 0 * key, key % keys + 0 * query)
-        array = self.array
-        if not all(isinstance(index, (int, np.ndarray, np.generic)) for index in at):
-            import jax.numpy as jnp
-
-            array = jnp.asarray(array)
-        return array[at] & inside
+        xp = np if isinstance(query, np.ndarray) and isinstance(key, np.ndarray) else jnp
+        return xp.asarray(self.array)[query % queries, key % keys] & inside
 
 
 def from_mask(array: Any) -> Pattern:
-    """An explicit mask [queries, keys] or [heads, queries, keys], True where a query may attend; no pairs beyond it."""
+    """An explicit mask, for everyone or by head; nothing is seen beyond its edges.
+
+    Args:
+      array: boolean, [queries, keys] or [heads, queries, keys], True where a query may attend.
+
+    Returns:
+      The pattern.
+
+    Raises:
+      ValueError: another number of axes.
+    """
     array = np.asarray(array, bool)
     if array.ndim not in (2, 3):
         raise ValueError(f"array has shape {array.shape}: it must be [queries, keys] or [heads, queries, keys]")
-    return Mask(array if array.ndim == 3 else array[None])
+    return Mask(array) if array.ndim == 2 else PerHead(tuple(Mask(head) for head in array))

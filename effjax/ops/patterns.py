@@ -173,7 +173,7 @@ class Fixed(Composite):
     Attributes:
       block: positions of a block, near the square root of the length.
       summary: c, cells of a block that later blocks see.
-      groups: heads in so many groups use different cells, see `Summary`.
+      groups: g; head h sees the u-th c cells from the end of a block, u = h mod g.
       form: as in `Strided`. Under "far" alone the first queries see nothing, and their output is 0.
 
     Source: Child et al. 2019 (arXiv 1904.10509), section 4.3; groups: `num_verts` of the authors' code.
@@ -189,8 +189,12 @@ class Fixed(Composite):
 
     @cached_property
     def rule(self):
-        at_least(1, block=self.block, summary=self.summary)
-        return _in_form(self.form, BlockWindow(self.block), Summary(self.block, self.summary, self.groups))
+        at_least(1, block=self.block, summary=self.summary, groups=self.groups)
+        if self.summary * self.groups > self.block:
+            product = f"summary is {self.summary} and groups {self.groups}: their product"
+            raise ValueError(f"{product} must not exceed block = {self.block}")
+        turns = [Summary(self.block, self.summary, skip=turn * self.summary) for turn in range(self.groups)]
+        return _in_form(self.form, BlockWindow(self.block), PerHead(tuple(turns)) if self.groups > 1 else turns[0])
 
 
 def big_bird(

@@ -80,6 +80,15 @@ def test_parts_are_a_disjoint_union(pattern):
         assert np.array_equal(times, pattern.dense(LENGTH, head))
 
 
+@every_pattern
+def test_heads_that_follow_one_rule_ask_for_one_layout(pattern):
+    """Only the random draws look at the head once a head's own rule is known; equal rules are equal objects."""
+    by_head = lambda rule: np.shape(rule.allows(*np.zeros((2, 1, 1, 1), int), np.arange(4)[:, None, None]))[0] > 1
+    random = "RandomBlocks" in repr(pattern)
+    assert any(by_head(part.rule) for part in pattern.parts(1)) == random
+    assert hash(pattern.parts(1)) == hash(pattern.parts(1)) and pattern.parts(1) == pattern.parts(1)
+
+
 def spans(first, size, step):
     return Span(first, first + (size - 1) * step, step)
 
@@ -292,9 +301,10 @@ class TestAgainstTheOriginals:
         (lambda: PerHead(()), r"patterns is \(\)"),
         (lambda: Strided(0), "stride is 0"),
         (lambda: Strided(8, form="both"), "form is 'both': it must be one of merged, split, local, far"),
-        (lambda: Fixed(8, 9), "size is 9 and groups 1: their product must not exceed block = 8"),
+        (lambda: Fixed(8, 9), "summary is 9 and groups 1: their product must not exceed block = 8"),
         (lambda: Fixed(8, 0), "summary is 0"),
         (lambda: Fixed(8, 4, groups=3), "groups 3"),
+        (lambda: Summary(8, 4, skip=5), "size is 4 and skip 5: together at most block = 8"),
         (lambda: LogSparse(0), "local is 0"),
         (lambda: LogSparse(4, restart=3), "restart is 3: it must be None or at least local = 4"),
         (lambda: RandomBlocks(4, 0), "count is 0"),
