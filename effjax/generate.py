@@ -25,9 +25,10 @@ def main(argv=None) -> None:
     from effjax.tasks import make_task
     from effjax.training.progress import printable
     from effjax.training.restore import restore_on_all_devices
+    from effjax.training.stages import stage_of_step
 
-    task = make_task(args.config)
-    _, params, mesh = restore_on_all_devices(task, args.workdir, args.checkpoint)
+    step, params, mesh = restore_on_all_devices(make_task(args.config), args.workdir, args.checkpoint)
+    task = make_task(stage_of_step(args.config, step).config)
     names = ("prompt", "length", "temperature", "top_k")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     settings = dict(args.config.sample) | given

@@ -6,7 +6,8 @@
 
 No accelerator is touched, no data read and no parameter made. The training step is compiled for one CPU device and the
 whole batch, or, with --topology and `pip install 'effjax[tpu]'`, just as it will run on that TPU slice: sharded by the
-mesh and the rules of the configuration, with the memory of each chip and the traffic between chips.
+mesh and the rules of the configuration, with the memory of each chip and the traffic between chips. Where training goes
+in stages, the plan is that of the last one, or of --stage=N.
 """
 
 import dataclasses
@@ -23,11 +24,13 @@ from effjax.accounting.collectives import collectives_of
 from effjax.accounting.flops import Flops, flops_of_jaxpr
 from effjax.accounting.memory import memory_of, readable_bytes, tree_bytes, tree_bytes_per_device
 from effjax.accounting.topologies import HBM_BYTES, DoesNotFit, compile_for_topology, topology_devices
+from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import check_config
 from effjax.training.optimizers import make_optimizer
 from effjax.training.progress import forward_flops, model_flops
 from effjax.training.sharding import AXES, make_mesh
+from effjax.training.stages import stages_of
 from effjax.training.step import jit_train_step
 
 
@@ -35,10 +38,15 @@ def main(argv=None) -> None:
     """The command; see the module's docstring."""
     parser = cli.argument_parser("plan", __doc__)
     parser.add_argument("--topology", metavar="SLICE", help="a TPU slice: v5e:4x4, v6e:16x16, v4:2x2x1, v5p:4x4x4, …")
+    parser.add_argument("--stage", type=int, metavar="N", help="stage of config.stages, from 1 (default: the last one)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     args = cli.parse(parser, argv)
     jax.config.update("jax_platforms", "cpu")
-    report = plan(make_task(args.config), args.config, topology=args.topology)
+    stages = stages_of(args.config)
+    if args.stage is not None and not 1 <= args.stage <= len(stages):
+        raise UserError(f"--stage={args.stage}; the configuration has {len(stages)}: 1 to {len(stages)} is allowed")
+    config = stages[(args.stage or len(stages)) - 1].config
+    report = plan(make_task(config), config, topology=args.topology)
     if args.json:
         print(json.dumps(report, indent=2))
     else:

@@ -2,7 +2,7 @@
 
 A task owns its data, its model and its measure; the training loop knows it by these methods only (see
 `effjax.tasks.language_modelling.LanguageModelling` for their contracts): `init`, `initial_carry`, `train_reader`,
-`abstract_batch`, `loss`, `report`, `evaluate`, `sample`.
+`abstract_batch`, `loss`, `report`, `evaluate`, `sample`, and those of their base class, `effjax.tasks.task.Task`.
 """
 
 from effjax.errors import UserError

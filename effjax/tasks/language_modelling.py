@@ -18,11 +18,12 @@ from effjax.data.windows import WindowReader
 from effjax.errors import UserError
 from effjax.models.build import make_decoder
 from effjax.models.generation import check_generation, generate
+from effjax.tasks.task import Task
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-class LanguageModelling:
+class LanguageModelling(Task):
     """Predicts each token of a corpus from those before it: loss is the mean of `-log p(x_t | x_<t)` in nats.
 
     The corpus is opened when first read, so that a plan of the model needs no data.
@@ -33,6 +34,8 @@ class LanguageModelling:
     Raises:
       UserError: a setting that does not exist or does not fit.
     """
+
+    _origin = None
 
     def __init__(self, config):
         self.config = config
@@ -69,8 +72,16 @@ class LanguageModelling:
                 f"greatest length (positions={config.model.positions!r})"
             )
 
+    def at_stage(self, config):
+        task = super().at_stage(config)
+        if task is not self:
+            task._origin = self
+        return task
+
     @functools.cached_property
     def corpus(self):
+        if self._origin is not None:  # the stages of a run read one corpus
+            return self._origin.corpus
         data = self.config.data
         return load_corpus(data.name, path=data.path or None, vocabulary=data.vocabulary)
 

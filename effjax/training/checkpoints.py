@@ -7,6 +7,7 @@ stand, sums since the last row of metrics, the best score so far, and a fingerpr
 import json
 import logging
 import zlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -73,13 +74,14 @@ class Checkpoints:
         """Returns when every checkpoint is written."""
         self._manager.wait_until_finished()
 
-    def restore(self, state: TrainState, report=print) -> tuple[int, TrainState, dict] | None:
+    def restore(self, state_of: Callable[[int], TrainState], report=print) -> tuple[int, TrainState, dict] | None:
         """Reads the newest checkpoint that is whole.
 
         Newer ones that are damaged are reported and moved to `damaged_checkpoints`: their steps can be saved again.
 
         Args:
-          state: abstract, with the shardings wanted: any mesh, not only the one it was saved from.
+          state_of: the state after a step, abstract, with the shardings wanted: any mesh, not only the one it was saved
+            from.
           report: called with a line about each damaged checkpoint.
 
         Returns:
@@ -90,7 +92,7 @@ class Checkpoints:
         """
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            problem, restored, position = self._read(step, state)
+            problem, restored, position = self._read(step, state_of(step))
             if problem is None:
                 self._policy.best_step = (position["best"] or {}).get("step")
                 self._set_aside(damaged, report)

@@ -19,6 +19,7 @@ FIELDS = (
     ("seed", 0, "seed of the parameters, the order of the data, dropout and hashing"),
     ("task", "language_modelling", "what is trained for: language_modelling"),
     ("steps", 1000, "training steps in all"),
+    ("stages", (), "(steps, ((field, value), …)) of each, in order, see effjax/training/stages.py; (): one stage"),
     ("batch_size", 8, "sequences per step, all devices and processes together"),
     ("accumulate", 1, "pieces of its batch that a step computes one after another, to save memory"),
     ("dtype", "float32", "compute in float32 or bfloat16; parameters are float32 in any case"),

@@ -4,18 +4,17 @@ import math
 
 import jax
 
-from effjax.data.placement import reader_share
 from effjax.errors import UserError
 from effjax.training.checkpoints import Checkpoints
 from effjax.training.config import check_config
 from effjax.training.curves import draw_curves
-from effjax.training.distributed import Preemption, global_batches
+from effjax.training.distributed import Preemption
+from effjax.training.leg import leg_of_step, plan_legs
 from effjax.training.metrics import Means, MetricsLog
-from effjax.training.optimizers import make_optimizer
-from effjax.training.progress import Console, Speed, status, utilisation_flops
+from effjax.training.progress import Console, status
 from effjax.training.sharding import make_mesh
-from effjax.training.state import initial_state
-from effjax.training.step import LOSS, jit_train_step
+from effjax.training.stages import stages_of
+from effjax.training.step import LOSS
 from effjax.training.workdir import check_same_run, open_workdir, save_config
 
 
@@ -37,50 +36,49 @@ def train(task, config, workdir: str) -> dict[str, float]:
       UserError: something in the configuration, the workdir or the data that the user can mend; or
         `config.max_bad_steps` steps in a row without a finite loss and gradient.
     """
-    # Devices and shapes.
+    # Devices, stages and shapes.
     console = Console()
     print(f"Hello from process {jax.process_index()}/{jax.process_count()}, devices {jax.local_devices()}", flush=True)
     workdir = open_workdir(workdir)
     check_config(config)
     check_same_run(workdir, config)
     mesh = make_mesh(config.mesh, jax.devices())
-    optimizer = make_optimizer(config)
-    train_step, state, batch = jit_train_step(task, optimizer, config, mesh)
-    n_parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    legs = plan_legs(task, stages_of(config), mesh)
+    n_parameters = sum(leaf.size for leaf in jax.tree.leaves(legs[0].state.params))
     console.say(f"{n_parameters:,} parameters, mesh {dict(mesh.shape)}, workdir {workdir}")
 
     # Data.
-    reader = task.train_reader(*reader_share(mesh))
+    for leg in legs:
+        leg.open_reader()
     if jax.process_index() == 0:
         save_config(workdir, config)
 
     with jax.set_mesh(mesh), Preemption() as preemption, Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        # The training step.
-        console.say("compiling the training step")
-        train_step = train_step.lower(state, batch).compile()
-
         # The state to start from.
-        step, position = 0, {"examples": 0, "since_row": {}, "best": None}
-        restored = checkpoints.restore(state, report=console.say)
+        restored = checkpoints.restore(lambda step: leg_of_step(legs, step).state, report=console.say)
         if restored:
             step, state, position = restored
             console.say(f"continuing from the checkpoint of step {step:,}")
         else:
             console.say("initialising the parameters")
-            shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-            init = jax.jit(lambda key: initial_state(task, optimizer, config, key), out_shardings=shardings)
-            state = init(jax.random.key(config.seed))
+            step, state, position = 0, legs[0].initial_state(config.seed), {"since_row": {}, "best": None}
         means, best = Means(position["since_row"]), position["best"]
+        leg = leg_of_step(legs, step).adapted(state.params)
 
         # The loop.
-        batches = global_batches(reader, position["examples"] // config.batch_size, batch)
-        flops = utilisation_flops(task, config.batch_size, state.params, batch)
-        speed = Speed(step=step, steps=config.steps, tokens=batch["inputs"].size, flops=flops)
         stopped = False
         with MetricsLog(workdir, step) as log:
             console.say(f"training from step {step:,} to {config.steps:,}")
             while step < config.steps and not stopped:
-                state, metrics = train_step(state, next(batches))
+                if step == leg.stage.end:  # the next stage; the legs behind it, their data and their steps are let go
+                    legs = [later for later in legs if later.stage.start >= step]
+                    console.say(f"stage {legs[0].stage.number} begins, to step {legs[0].stage.end:,}")
+                    leg, state = legs[0].adapted(state.params), legs[0].enter(state)
+                if leg.train_step is None:
+                    console.say("compiling the training step")
+                    leg.set_out(step, config.steps)
+
+                state, metrics = leg.train_step(state, next(leg.batches))
                 means.add(metrics)
                 step += 1
                 stopped = preemption.reached(step)
@@ -88,19 +86,17 @@ def train(task, config, workdir: str) -> dict[str, float]:
                 row, improved = {}, False
 
                 if last or step % config.log_every == 0:
-                    trained = _report(task, means.take())  # waits for the step
-                    timing, seconds_left = speed.read(step)
+                    trained = _report(leg.task, means.take())  # waits for the step
+                    timing, seconds_left = leg.speed.read(step)
                     console.live(status(step, config.steps, trained | timing, seconds_left))
                     row |= _prefixed("train", trained | timing | {"skipped": int(state.skipped)})
-                    speed.resume(step)
 
                 if last or _due(config.eval.every, step):
-                    scores = task.evaluate(state.params, "valid", limit=config.eval.limit or None, mesh=mesh)
+                    scores = leg.task.evaluate(state.params, "valid", limit=config.eval.limit or None, mesh=mesh)
                     row |= _prefixed("valid", scores)
                     score = _pick(scores, config.eval.metric)
                     improved = math.isfinite(score) and (best is None or score < best["score"])
                     best = {"step": step, "score": score} if improved else best
-                    speed.resume(step)
 
                 if row:
                     log.write(step, row)  # before the checkpoint, so that a restored step has its row
@@ -108,9 +104,11 @@ def train(task, config, workdir: str) -> dict[str, float]:
                 if row or save:
                     _check_bad_steps(state, config.max_bad_steps, checkpoints)
                 if save:
-                    position = {"examples": step * config.batch_size, "since_row": means.sums(), "best": best}
+                    position = {"since_row": means.sums(), "best": best}
                     checkpoints.save(step, state, position)
-                    speed.resume(step)
+                if row or save:
+                    leg.speed.resume(step)
+                    leg = leg.adapted(state.params)
 
             # The result.
             checkpoints.wait()
@@ -119,7 +117,7 @@ def train(task, config, workdir: str) -> dict[str, float]:
                 console.say(f"stopped after step {step:,}, checkpoint written; the same command goes on from there")
             elif config.eval.test:
                 console.say("scoring the test split")
-                test = _prefixed("test", task.evaluate(state.params, "test", mesh=mesh))
+                test = _prefixed("test", leg.task.evaluate(state.params, "test", mesh=mesh))
                 log.write(step, test)
                 for name, value in test.items():
                     console.say(f"{name} = {value:,.4f}")
@@ -127,7 +125,7 @@ def train(task, config, workdir: str) -> dict[str, float]:
         if jax.process_index() == 0:
             console.say(f"curves: {draw_curves(workdir, config.eval.metric)}")
         if step >= config.steps and config.sample.length:  # last: by now nothing can be lost
-            text = task.sample(state.params, jax.random.key(config.seed))
+            text = leg.task.sample(state.params, jax.random.key(config.seed))
             console.say(f"generated text:\n{config.sample.prompt}{text}")
     return test
 

@@ -81,3 +81,22 @@ def make_optimizer(config) -> optax.GradientTransformation:
 def decayed_parameters(params):
     """True for each parameter that weight decay shrinks."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
+
+
+def scheduled_updates(opt_state) -> jax.Array:
+    """How many updates the schedule has counted: all since the stage began that were not skipped."""
+    parts = jax.tree.leaves(opt_state, is_leaf=_is_schedule)
+    return next(part.count for part in parts if _is_schedule(part))
+
+
+def restart_schedule(opt_state):
+    """The optimizer's state with its schedule at the beginning; moments and what corrects their bias stay."""
+
+    def restarted(part):
+        return part._replace(count=jnp.zeros_like(part.count)) if _is_schedule(part) else part
+
+    return jax.tree.map(restarted, opt_state, is_leaf=_is_schedule)
+
+
+def _is_schedule(part) -> bool:
+    return isinstance(part, optax.ScaleByScheduleState)

@@ -39,11 +39,16 @@ def initial_state(task, optimizer: optax.GradientTransformation, config, key: ja
         step=jnp.int32(0),
         params=params,
         opt_state=optimizer.init(params),
-        carry=_initial_carry(task, config.batch_size // config.accumulate, config.accumulate),
+        carry=initial_carry(task, config),
         key=run_key,
         skipped=jnp.int32(0),
         skipped_in_a_row=jnp.int32(0),
     )
+
+
+def initial_carry(task, config):
+    """What the first step of a run, or of a stage, takes in: see `TrainState.carry`."""
+    return _initial_carry(task, config.batch_size // config.accumulate, config.accumulate)
 
 
 def abstract_state(task, optimizer: optax.GradientTransformation, config) -> TrainState:

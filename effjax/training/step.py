@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from effjax.training.optimizers import make_schedule
+from effjax.training.optimizers import make_schedule, scheduled_updates
 from effjax.training.sharding import batch_shardings, state_shardings
 from effjax.training.state import TrainState, abstract_state, carry_batch_axes
 
@@ -24,7 +24,7 @@ def make_train_step(task, optimizer: optax.GradientTransformation, config) -> Ca
 
     Args:
       task: see `effjax.tasks`.
-      optimizer: its state is `state.opt_state`.
+      optimizer: its state is `state.opt_state`; it counts updates by `optax.scale_by_schedule`.
       config: `accumulate`, `max_bad_steps`, and what the schedule reads.
 
     Returns:
@@ -42,7 +42,7 @@ def make_train_step(task, optimizer: optax.GradientTransformation, config) -> Ca
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        learning_rate = schedule(state.step - state.skipped)
+        learning_rate = schedule(scheduled_updates(state.opt_state))
         metrics |= {"grad_norm": (grad_norm, 1.0), "learning_rate": (learning_rate, 1.0)}
 
         def where_good(new, old):

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from effjax import cli
+from effjax.tasks.task import Task
 from effjax.training import distributed
 from effjax.training.config import apply_overrides, base_config
 from effjax.training.loop import train
@@ -55,7 +56,7 @@ class Reader:
         return (np.cumsum(draws) % VOCABULARY).astype(np.int32)
 
 
-class FakeTask:
+class FakeTask(Task):
     def __init__(self, config):
         self.config = config
 

@@ -66,7 +66,7 @@ def workdir(two_checkpoints, tmp_path):
 def restore(workdir, like=None):
     lines = []
     with Checkpoints(workdir, keep=2) as checkpoints:
-        return checkpoints.restore(abstract() if like is None else like, report=lines.append), lines
+        return checkpoints.restore(lambda step: abstract() if like is None else like, report=lines.append), lines
 
 
 def test_the_newest_comes_back_to_the_bit_with_its_position(workdir):
@@ -131,7 +131,7 @@ def test_the_same_step_can_be_saved_and_damaged_again(workdir):
     for copy in ("6", "6_again"):
         damage(workdir, 6, "params", "truncated")
         with Checkpoints(workdir, keep=2) as checkpoints:
-            step, state, place = checkpoints.restore(abstract(), report=lambda line: None)
+            step, state, place = checkpoints.restore(lambda step: abstract(), report=lambda line: None)
             assert step == 3
             checkpoints.save(6, state, place)
             checkpoints.wait()
@@ -165,7 +165,7 @@ def test_the_latest_and_the_best_are_kept_across_restarts(tmp_path):
     best = {"step": 2, "score": 1.5}
     for first in (1, 4):
         with Checkpoints(workdir, keep=2) as checkpoints:
-            checkpoints.restore(abstract())
+            checkpoints.restore(lambda step: abstract())
             for step in range(first, first + 3):
                 checkpoints.save(step, state, position(step, best if step >= 2 else None))
     assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"2", "5", "6"}

@@ -54,7 +54,7 @@ def test_phases_are_announced_and_the_result_comes_last(tmp_path, capsys):
     out = capsys.readouterr()
     lines = out.out.splitlines()
     assert lines[0].startswith("Hello from process 0/1, devices [CpuDevice(id=0)")
-    phases = ("1,056 parameters", "compiling", "initialising", "training from step 0 to 2", "scoring the test split")
+    phases = ("1,056 parameters", "initialising", "training from step 0 to 2", "compiling", "scoring the test split")
     positions = [next(i for i, line in enumerate(lines) if phase in line) for phase in phases]
     assert positions == sorted(positions)
     assert out.err == ""

@@ -35,7 +35,7 @@ def assert_same(a, b):
 @pytest.mark.parametrize("pieces", [2, 8])
 def test_accumulation_equals_one_big_batch(pieces):
     options = dict(model__dropout=0.0, model__carry=True)
-    sgd = optax.sgd(0.5)
+    sgd = optax.sgd(lambda count: 0.5)
     whole, whole_metrics = trainer(fake_config(**options), sgd)(3)
     split, split_metrics = trainer(fake_config(accumulate=pieces, **options), sgd)(3)
     for a, b in zip(jax.tree.leaves((whole.params, whole_metrics)), jax.tree.leaves((split.params, split_metrics))):
