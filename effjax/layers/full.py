@@ -2,24 +2,12 @@
 
 from typing import Any
 
-import flax.struct
-import jax
 import jax.numpy as jnp
 
-from effjax.layers.cache import nan_past_the_end, write
+from effjax.layers.cache import KeyValueCache, nan_past_the_end
 from effjax.layers.mixer import neutralise, stream_segments
 from effjax.layers.projections import SeparateHeads
 from effjax.ops.full import full_attention
-
-
-@flax.struct.dataclass
-class KeyValueCache:
-    """All past keys and values, `[B, max_length, N, H]`: O(n), as exact attention needs."""
-
-    key: jax.Array
-    value: jax.Array
-    segment_ids: jax.Array  # [B, max_length], -1 where empty or padded
-    index: jax.Array  # tokens seen so far
 
 
 class FullAttention(SeparateHeads):
@@ -48,12 +36,7 @@ class FullAttention(SeparateHeads):
         else:
             segments = stream_segments(x, padding_mask, segment_ids)
             offset = state.index
-            state = KeyValueCache(
-                key=write(state.key, k, offset),
-                value=write(state.value, v, offset),
-                segment_ids=write(state.segment_ids, segments, offset),
-                index=offset + x.shape[1],
-            )
+            state = state.append(k, v, segments)
             y = full_attention(
                 q,
                 state.key.astype(q.dtype),
@@ -69,6 +52,4 @@ class FullAttention(SeparateHeads):
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> KeyValueCache:
         if not self.causal:
             raise ValueError("causal=False cannot stream: a token's output needs tokens that are still to come")
-        heads = jnp.zeros((batch_size, max_length, self.n_heads, self.head_dim), dtype)
-        empty = jnp.full((batch_size, max_length), -1, jnp.int32)
-        return KeyValueCache(key=heads, value=heads, segment_ids=empty, index=jnp.zeros((), jnp.int32))
+        return KeyValueCache.empty((batch_size, max_length, self.n_heads, self.head_dim), dtype)
