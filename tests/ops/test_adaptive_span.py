@@ -28,7 +28,9 @@ def attend(q, k, v, span, rel_embedding, **options):
     return adaptive_span_attention(q, k, v, span=span, rel_embedding=rel_embedding, **{**SIZES, **options})
 
 
-RULES = {
+both = pytest.mark.parametrize("implementation", ["blocked", "batched"])
+QUICK = ("memory shorter than the span", "one query")
+CASES = {
     "from the start": (19, 19, {}),
     "memory shorter than the span": (5, 11, {}),
     "memory longer than the span": (6, 30, {}),
@@ -37,10 +39,13 @@ RULES = {
 }
 
 
+@both
 @pytest.mark.parametrize("per_query", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("name", RULES)
-def test_equals_loops_in_float64(name, per_query):
-    length, keys, options = RULES[name]
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK), id=name) for name in CASES]
+)
+def test_equals_loops_in_float64(name, per_query, implementation):
+    length, keys, options = CASES[name]
     with jax.enable_x64(True):
         q, k, v, p, g = arrays(length, keys)
         span = jnp.asarray(SPANS)
@@ -50,10 +55,12 @@ def test_equals_loops_in_float64(name, per_query):
         expected = by_loops(q, k, v, span=span, rel_embedding=p, offset=offset, **SIZES)
         theirs = value_and_grads(partial(dense, offset=offset, **SIZES), (q, k, v, span, p), g)
         assert_close([theirs[0]], [expected], 1e-13)
-        assert_close(value_and_grads(partial(attend, **options), (q, k, v, span, p), g), theirs, 1e-12)
+        ours = partial(attend, implementation=implementation, **options)
+        assert_close(value_and_grads(ours, (q, k, v, span, p), g), theirs, 1e-12)
 
 
-def test_documents_and_padding_are_kept_apart():
+@both
+def test_documents_and_padding_are_kept_apart(implementation):
     length = 17
     with jax.enable_x64(True):
         q, k, v, p, g = arrays(length)
@@ -63,7 +70,8 @@ def test_documents_and_padding_are_kept_apart():
         expected = by_loops(q, k, v, span=SPANS, rel_embedding=p, visible=see, **SIZES)
         rules = dict(segment_ids=jnp.asarray(segments), padding_mask=jnp.asarray(padding))
         visible = ((segments[:, :, None] == segments[:, None]) & padding[:, None])[:, None]
-        ours = value_and_grads(partial(attend, **rules), (q, k, v, jnp.asarray(SPANS), p), g)
+        ours = partial(attend, implementation=implementation, **rules)
+        ours = value_and_grads(ours, (q, k, v, jnp.asarray(SPANS), p), g)
         theirs = value_and_grads(partial(dense, visible=visible, **SIZES), (q, k, v, jnp.asarray(SPANS), p), g)
         assert_close([ours[0]], [expected], 1e-13)
         assert_close(ours, theirs, 1e-12)
@@ -93,7 +101,7 @@ def test_invariant_1_full_spans_are_fixed_span_attention():
         np.testing.assert_allclose(ours, fixed, rtol=1e-10)
 
 
-@pytest.mark.parametrize("z", [0, 5])
+@pytest.mark.parametrize("z", [pytest.param(0, marks=pytest.mark.slow), 5])
 def test_invariant_2_the_mask_is_the_originals_vector(z):
     """Zero logits and one-hot values read the mask back."""
     ramp, size = 4, 12
@@ -108,7 +116,7 @@ def test_invariant_2_the_mask_is_the_originals_vector(z):
     assert [soft_mask(size - i, z, ramp) for i in range(size)] == expected.tolist()
 
 
-@pytest.mark.parametrize("spans", [(0.0, 0.0), (3.2, 4.99)])
+@pytest.mark.parametrize("spans", [pytest.param((0.0, 0.0), marks=pytest.mark.slow), (3.2, 4.99)])
 def test_invariant_3_trimming_changes_nothing(spans):
     q, k, v, p, g = arrays(40, dtype=np.float32)
     span = jnp.array(spans)
@@ -167,7 +175,9 @@ def original_layer(h, cache, key_pe, weights):
     return y.reshape(h.shape) @ weights["attn.proj_out.weight"].T
 
 
-@pytest.mark.parametrize("variant", ["span_attention", "plain_attention", "span_memory_attention"])
+@pytest.mark.parametrize(
+    "variant", ["span_memory_attention", "span_attention", pytest.param("plain_attention", marks=pytest.mark.slow)]
+)
 def test_equals_the_original_with_gradients(variant):
     golden = load("adaptive_span")
     inputs, expected = golden["inputs"], golden["weight_grads"][variant]
