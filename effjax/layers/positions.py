@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from effjax.ops.positions import axial_positions, sinusoidal_positions
+from effjax.layers.mixer import at_least_one
+from effjax.ops.positions import axial_positions, factorised_positions, sinusoidal_positions
 
 
 class SinusoidalPositions(nn.Module):
@@ -60,3 +61,38 @@ class AxialPositions(nn.Module):
 
     def __call__(self, positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         return axial_positions(self.tables, positions).astype(self.dtype)
+
+
+class FactorisedPositions(nn.Module):
+    """Learned positions on a grid: `position i n2 + j -> E1_i + E2_j`, `(n1 + n2) D` parameters for `n1 n2` places.
+
+    Attributes:
+      d_model: width D.
+      shape: n1, n2, … whose product is the greatest length; n2 is the stride of a Sparse Transformer.
+      init_scale: standard deviation of the initial tables.
+      dtype: dtype of the result.
+
+    Source: Child et al. 2019 (1904.10509), section 5.3.
+    """
+
+    d_model: int
+    shape: tuple[int, ...]
+    init_scale: float = 1.0
+    dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least_one(d_model=self.d_model, **{f"factorised shape[{i}]": n for i, n in enumerate(self.shape)})
+
+    def setup(self):
+        self.tables = [
+            self.param(f"axis_{i}", nn.initializers.normal(self.init_scale), (n, self.d_model))
+            for i, n in enumerate(self.shape)
+        ]
+
+    @property
+    def max_length(self) -> int:
+        return math.prod(self.shape)
+
+    def __call__(self, positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        return factorised_positions(self.tables, positions).astype(self.dtype)

@@ -1,4 +1,4 @@
-"""Absolute position embeddings for any slice of a sequence: fixed sinusoids and learned axial tables."""
+"""Absolute position embeddings for any slice of a sequence: fixed sinusoids, learned axial and factorised tables."""
 
 import math
 from collections.abc import Sequence
@@ -58,6 +58,33 @@ def axial_positions(
 
     Source: Kitaev et al., Reformer (2020), implementation in trax; grid and widths as in its enwik8 configuration.
     """
+    return jnp.concatenate(_rows(tables, positions), axis=-1)
+
+
+def factorised_positions(
+    tables: Sequence[Float[Array, "_n D"]], positions: Int[Array, "*batch T"]
+) -> Float[Array, "*batch T D"]:
+    """Learned embeddings of the coordinates of a position in a row-major grid, added up.
+
+        E[i * n2 + j] = E1[i] + E2[j]        (two axes; any number works alike)
+
+    Args:
+      tables: one table [n_k, D] per axis, the slowest first.
+      positions: positions in [0, n_1 * n_2 * …), any slice; a position outside gives NaN.
+
+    Returns:
+      embeddings of width D.
+
+    Raises:
+      ValueError: T exceeds the size of the grid.
+
+    Source: Child et al. 2019 (arXiv 1904.10509), section 5.3.
+    """
+    return sum(_rows(tables, positions))
+
+
+def _rows(tables, positions):
+    """Of every table, the rows that the positions' coordinates along its axis name."""
     sizes = [table.shape[0] for table in tables]
     if positions.shape[-1] > math.prod(sizes):
         raise ValueError(
@@ -69,7 +96,7 @@ def axial_positions(
         if axis > 0:  # the first axis keeps what lies beyond the grid, so that it is seen
             index = index % sizes[axis]
         parts.append(table.at[index].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))
-    return jnp.concatenate(parts, axis=-1)
+    return parts
 
 
 def rotary(x: Float[Array, "B T N H"], positions: Int[Array, "B T"]) -> Float[Array, "B T N H"]:

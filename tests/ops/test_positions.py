@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from effjax.ops.positions import axial_positions, rotary, sinusoidal_positions
+from effjax.ops.positions import axial_positions, factorised_positions, rotary, sinusoidal_positions
 
 
 def test_sinusoids_equal_the_equation_far_out():
@@ -62,6 +62,14 @@ def test_axial_refuses_what_lies_beyond_the_grid():
         axial_positions(tables, jnp.arange(7))
     out = axial_positions(tables, jnp.asarray([5, 6, -1]))
     assert np.isfinite(out[0]).all() and np.isnan(out[1:, :3]).all()
+
+
+def test_factorised_adds_the_rows_of_its_axes_up():
+    rows, columns = axial_tables((4, 6), (3, 6))
+    positions = jnp.asarray([[0, 1, 2, 3], [11, 4, 8, 0]])
+    expected = np.asarray(rows)[positions // 3] + np.asarray(columns)[positions % 3]
+    np.testing.assert_array_equal(factorised_positions([rows, columns], positions), expected)
+    assert np.isnan(factorised_positions([rows, columns], jnp.asarray([12]))).all()
 
 
 def test_rotary_keeps_norms_and_encodes_distances_only():
