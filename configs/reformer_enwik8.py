@@ -31,12 +31,11 @@ def get_config(preset: str = ""):
     config.batch_size = 8
     config.data.update(name="enwik8", vocabulary="bytes+2", length=65_536, stride=16_384)
     config.sharding = DECODER_SHARDING
-    config.model = decoder_config()
+    config.model = decoder_config(pattern=("local", "local", "lsh", "local"))
     config.model.update(
         d_model=768,
         d_ff=2048,
         n_layers=12,
-        pattern=("local", "local", "lsh", "local"),
         residual="reversible",
         positions="axial",
         dropout=0.2,

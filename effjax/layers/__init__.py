@@ -3,22 +3,35 @@
 `MIXERS` names the token mixers as configurations do.
 """
 
+from effjax.layers.adaptive_span import AdaptiveSpanAttention
 from effjax.layers.feed_forward import FeedForward
 from effjax.layers.full import FullAttention
 from effjax.layers.local import LocalAttention
 from effjax.layers.lsh import LSHAttention
 from effjax.layers.mixer import Mixer
-from effjax.layers.positions import AxialPositions, SinusoidalPositions
+from effjax.layers.positions import AxialPositions, FactorisedPositions, SinusoidalPositions
+from effjax.layers.transformer_xl import TransformerXLAttention
+from effjax.layers.vocabulary import Vocabulary
 
-MIXERS = {"full": FullAttention, "local": LocalAttention, "lsh": LSHAttention}
+MIXERS = {
+    "adaptive_span": AdaptiveSpanAttention,
+    "full": FullAttention,
+    "local": LocalAttention,
+    "lsh": LSHAttention,
+    "transformer_xl": TransformerXLAttention,
+}
 
 __all__ = [
     "MIXERS",
+    "AdaptiveSpanAttention",
     "AxialPositions",
+    "FactorisedPositions",
     "FeedForward",
     "FullAttention",
     "LSHAttention",
     "LocalAttention",
     "Mixer",
     "SinusoidalPositions",
+    "TransformerXLAttention",
+    "Vocabulary",
 ]

@@ -9,20 +9,25 @@ from jaxtyping import Array, Float
 from effjax.layers.mixer import at_least_one, probability
 from effjax.ops.chunking import map_chunks
 
-ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu}
+ACTIVATIONS = {
+    "relu": nn.relu,
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # Hendrycks & Gimpel 2016 (1606.08415), section 2
+}
 
 
 class FeedForward(nn.Module):
     """`y = W2 dropout(act(W1 x + b1)) + b2`, `[B, T, D] -> [B, T, D]`.
 
-    The dropout mask is shared over time (as in trax), so that slicing the length changes nothing and a recomputation
-    replays one mask.
+    The dropout mask may be shared over time (as in trax), so that slicing the length changes nothing.
 
     Attributes:
       d_model: width D.
       d_ff: width of the hidden layer.
-      activation: "relu", "gelu" or "silu".
+      activation: "relu", "gelu", "silu" or "quick_gelu".
       dropout_rate: on the hidden layer.
+      dropout_over_time: one mask for all positions.
       chunk_size: tokens a slice; the hidden layer of one slice at a time is in memory. 0: the whole length at once.
       dtype: dtype of the computation.
 
@@ -33,6 +38,7 @@ class FeedForward(nn.Module):
     d_ff: int
     activation: str = "relu"
     dropout_rate: float = 0.0
+    dropout_over_time: bool = True
     chunk_size: int = 0
     dtype: Any = jnp.float32
 
@@ -44,6 +50,10 @@ class FeedForward(nn.Module):
             raise ValueError(f"activation={self.activation!r}; one of {', '.join(ACTIVATIONS)} is allowed")
         if self.chunk_size < 0:
             raise ValueError(f"chunk_size={self.chunk_size}; 0 (no slices) or more tokens is allowed")
+        if self.chunk_size and self.dropout_rate and not self.dropout_over_time:
+            raise ValueError(
+                f"chunk_size={self.chunk_size} with dropout_over_time=False: slices share one dropout mask"
+            )
 
     def setup(self):
         self.inner = nn.Dense(self.d_ff, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
@@ -51,7 +61,8 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool = True) -> Float[Array, "B T D"]:
-        keep = self.dropout(jnp.ones((x.shape[0], 1, self.d_ff), self.dtype), deterministic=deterministic)
+        length = 1 if self.dropout_over_time else x.shape[1]
+        keep = self.dropout(jnp.ones((x.shape[0], length, self.d_ff), self.dtype), deterministic=deterministic)
         if not self.chunk_size or self.is_initializing():
             return self.outer(ACTIVATIONS[self.activation](self.inner(x)) * keep)
         # Flax modules cannot be called under a JAX loop: the loop's body gets them unbound, with their variables.

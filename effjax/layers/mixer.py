@@ -1,10 +1,11 @@
 """The contract of every token mixer: how positions exchange information, whatever the family."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 State = Any  # a pytree of arrays: key/value cache, window, running sums, memory
 
@@ -28,10 +29,12 @@ class Mixer(nn.Module):
 
     Raises ValueError at construction where a size makes no sense.
 
-    A class sets `bounded_state` where its state has a bounded size, however long the stream.
+    A class sets `bounded_state` where its state has a bounded size, however long the stream; and `per_block` to the
+    names of attributes that usually differ from block to block, which a configuration gives as one value per block.
     """
 
     bounded_state: ClassVar[bool] = False
+    per_block: ClassVar[tuple[str, ...]] = ()
 
     d_model: int
     n_heads: int
@@ -90,6 +93,25 @@ class Mixer(nn.Module):
           ValueError: the layer is not causal.
         """
         raise NotImplementedError
+
+    def shared_params(self) -> dict[str, tuple[tuple[int, ...], Callable]]:
+        """Parameters that all blocks of a model share: `{name: (shape, initializer)}`.
+
+        The model makes them once and hands them to every block's `mix` as `shared={name: array}`, a keyword that only
+        mixers with such parameters take. A layer that stands alone (`shared=None`) has its own.
+        """
+        return {}
+
+    def project(self, params, *, step: Int[Array, ""], key: Key[Array, ""]):
+        """What becomes of the layer's parameters after the optimizer's update number `step`: those that must stay
+        within bounds are clipped, random features drawn anew. `key` is the step's and the layer's own."""
+        del step, key
+        return params
+
+    def penalty(self, params) -> Float[Array, ""]:
+        """What the layer's parameters add to the training loss, in nats per target."""
+        del params
+        return jnp.zeros(())
 
     def attention_dropout(self, deterministic: bool) -> dict[str, Any]:
         """Arguments of an op for dropout on the attention probabilities; none where nothing is dropped."""

@@ -1,4 +1,4 @@
-"""Pre-norm blocks: mix positions, then feed each position forward."""
+"""Blocks, pre-norm or post-norm: mix positions, then feed each position forward."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,50 +10,87 @@ from jaxtyping import Array, Float
 from effjax.layers.feed_forward import FeedForward
 from effjax.layers.mixer import Mixer
 
+NORMS = ("pre", "post")
 
-class Mixing(nn.Module):
-    """`dropout(mixer(norm(x)))`, without the residual sum, which belongs to the stack.
+
+class Half(nn.Module):
+    """Norm, dropout and, post-norm, the residual sum around one half of a block.
+
+    - "pre": `dropout(inside(norm(x)))`; the residual sum belongs to the stack.
+    - "post": `norm(x + dropout(inside(x)))`, the new stream.
+
+    Attributes:
+      norm: one of the above.
+      dropout_rate: on the output.
+      dropout_over_time: one dropout mask for all positions, as in trax.
+      epsilon: of the norm, which is taken in float32.
+      dtype: dtype of the computation.
+
+    Source: "post": Vaswani et al. 2017 (1706.03762), section 3.1; "pre": Child et al. 2019 (1904.10509), section 5.2.
+    """
+
+    norm: str = "pre"
+    dropout_rate: float = 0.0
+    dropout_over_time: bool = True
+    epsilon: float = 1e-6
+    dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.norm not in NORMS:
+            raise ValueError(f"norm={self.norm!r}; one of {', '.join(NORMS)} is allowed")
+
+    def around(self, x, inside, deterministic):
+        """Applies the half whose inside is `inside(x) -> (y, rest)`; returns `(y, rest)`."""
+        post = self.norm == "post"
+        # The stream of a post-norm block is the norm's output: it stays as wide as the residual sum.
+        norm = nn.LayerNorm(self.epsilon, dtype=x.dtype if post else self.dtype, name="norm")
+        dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(1,) if self.dropout_over_time else ())
+        y, rest = inside(x.astype(self.dtype) if post else norm(x))
+        y = dropout(y, deterministic=deterministic)
+        return (norm(x + y.astype(x.dtype)) if post else y), rest
+
+
+class Mixing(Half):
+    """The half of a block that exchanges information between positions.
 
     Attributes:
       make_mixer: constructor of the token mixer, called with `dtype` (a partial of a class of `effjax.layers.MIXERS`).
-      dropout_rate: on the output; the mask is shared over time, as in trax.
-      dtype: dtype of the computation; the norm is taken in float32.
+      and those of `Half`.
     """
 
-    make_mixer: Callable[..., Mixer]
-    dropout_rate: float = 0.0
-    dtype: Any = jnp.float32
+    make_mixer: Callable[..., Mixer] | None = None
 
-    def setup(self):
-        self.norm = nn.LayerNorm(dtype=self.dtype)
-        self.mixer = self.make_mixer(dtype=self.dtype)
-        self.dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(1,))
-
-    def __call__(self, x: Float[Array, "B T D"], state, replay, *, deterministic: bool, **sequence):
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], state, replay, *, shared=None, deterministic: bool, **sequence):
         """Returns the output, the mixer's state after this piece, and the discrete choices to replay."""
-        y, state, replay = self.mixer.mix(self.norm(x), state, replay, deterministic=deterministic, **sequence)
-        return self.dropout(y, deterministic=deterministic), state, replay
+        mixer = self.make_mixer(dtype=self.dtype, name="mixer")
+        names = mixer.shared_params()
+        if names:
+            sequence["shared"] = {name: shared[name] for name in names}
+
+        def inside(x):
+            y, *rest = mixer.mix(x, state, replay, deterministic=deterministic, **sequence)
+            return y, rest
+
+        y, (state, replay) = self.around(x, inside, deterministic)
+        return y, state, replay
 
 
-class Feeding(nn.Module):
-    """`dropout(feed_forward(norm(x)))`, without the residual sum.
+class Feeding(Half):
+    """The half of a block that looks at each position by itself.
 
     Attributes:
       make_feed_forward: constructor of the network, called with `dtype`.
-      dropout_rate, dtype: as in `Mixing`.
+      and those of `Half`.
     """
 
-    make_feed_forward: Callable[..., FeedForward]
-    dropout_rate: float = 0.0
-    dtype: Any = jnp.float32
+    make_feed_forward: Callable[..., FeedForward] | None = None
 
-    def setup(self):
-        self.norm = nn.LayerNorm(dtype=self.dtype)
-        self.feed_forward = self.make_feed_forward(dtype=self.dtype)
-        self.dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(1,))
-
+    @nn.compact
     def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool) -> Float[Array, "B T D"]:
-        return self.dropout(self.feed_forward(self.norm(x), deterministic=deterministic), deterministic=deterministic)
+        feed_forward = self.make_feed_forward(dtype=self.dtype, name="feed_forward")
+        return self.around(x, lambda x: (feed_forward(x, deterministic=deterministic), ()), deterministic)[0]
 
 
 class Period(nn.Module):
@@ -62,27 +99,48 @@ class Period(nn.Module):
     Attributes:
       make_mixers: constructors of the token mixers, one per block, called with `dtype`.
       make_feed_forward: constructor of the feed-forward networks, called with `dtype`.
-      dropout_rate: on the output of each half-block.
-      dtype: dtype of the computation.
+      dropout_rate, dtype, norm, dropout_over_time, epsilon: as in `Half`.
     """
 
     make_mixers: tuple[Callable[..., Mixer], ...]
     make_feed_forward: Callable[..., FeedForward]
     dropout_rate: float = 0.0
     dtype: Any = jnp.float32
+    norm: str = "pre"
+    dropout_over_time: bool = True
+    epsilon: float = 1e-6
 
     def setup(self):
-        self.mixing = [Mixing(make, self.dropout_rate, self.dtype) for make in self.make_mixers]
-        self.feeding = [Feeding(self.make_feed_forward, self.dropout_rate, self.dtype) for _ in self.make_mixers]
+        options = dict(
+            norm=self.norm,
+            dropout_rate=self.dropout_rate,
+            dropout_over_time=self.dropout_over_time,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+        )
+        self.mixing = [Mixing(make_mixer=make, **options) for make in self.make_mixers]
+        self.feeding = [Feeding(make_feed_forward=self.make_feed_forward, **options) for _ in self.make_mixers]
 
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """The residual form of the period, without state: it makes the parameters."""
+    def __call__(self, x: Float[Array, "B T D"], shared=None) -> Float[Array, "B T D"]:
+        """The period as it is first called, without state: it makes the parameters."""
         for i in range(len(self.make_mixers)):
-            x = x + self.mix(i, x, None, None, deterministic=True)[0]
+            x = x + self.mix(i, x, None, None, shared=shared, deterministic=True)[0]
             x = x + self.feed(i, x, deterministic=True)
         return x
 
-    def mix(self, block: int, x, state, replay, *, positions=None, padding_mask=None, segment_ids=None, deterministic):
+    def mix(
+        self,
+        block: int,
+        x,
+        state,
+        replay,
+        *,
+        positions=None,
+        padding_mask=None,
+        segment_ids=None,
+        shared=None,
+        deterministic,
+    ):
         """The first half of one block."""
         return self.mixing[block](
             x,
@@ -91,6 +149,7 @@ class Period(nn.Module):
             positions=positions,
             padding_mask=padding_mask,
             segment_ids=segment_ids,
+            shared=shared,
             deterministic=deterministic,
         )
 
@@ -104,5 +163,8 @@ class Period(nn.Module):
 
     def initial_states(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> list[Any]:
         """The state of every block's mixer before the first token."""
-        mixers = [make(dtype=self.dtype, parent=None) for make in self.make_mixers]
-        return [mixer.initial_state(batch_size, dtype, max_length=max_length) for mixer in mixers]
+        return [mixer.initial_state(batch_size, dtype, max_length=max_length) for mixer in self.mixers()]
+
+    def mixers(self) -> list[Mixer]:
+        """The token mixers by themselves, without parameters."""
+        return [make(dtype=self.dtype, parent=None) for make in self.make_mixers]

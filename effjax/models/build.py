@@ -1,13 +1,15 @@
 """From the `model` section of a configuration to a decoder."""
 
+import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from effjax.errors import UserError
-from effjax.layers import MIXERS, AxialPositions, FeedForward, SinusoidalPositions
-from effjax.models.block import Period
+from effjax.layers import MIXERS, AxialPositions, FeedForward, Mixer, SinusoidalPositions, Vocabulary
+from effjax.models.block import Half, Period
 from effjax.models.decoder import Decoder
 from effjax.models.stack import Stack
 
@@ -23,8 +25,18 @@ DECODER_SHARDING = (
 )
 
 
-def decoder_config() -> ConfigDict:
-    """Every key of a decoder's `model` section, with its default; `MIXERS` names what `pattern` may hold."""
+def decoder_config(pattern: tuple[str, ...] = ("full",)) -> ConfigDict:
+    """Every key of a decoder's `model` section, with its default.
+
+    Args:
+      pattern: token mixers of the repeating period of blocks, names of `effjax.layers.MIXERS`. Each has a section of
+        its name with the attributes of its class; an attribute that usually differs from block to block
+        (`Mixer.per_block`) is a tuple there, of one value for all blocks or of one per block of the pattern.
+
+    Raises:
+      UserError: a name that does not exist.
+    """
+    check_pattern(pattern)
     return ConfigDict(
         dict(
             d_model=512,
@@ -32,29 +44,39 @@ def decoder_config() -> ConfigDict:
             n_heads=8,
             head_dim=64,
             n_layers=12,
-            pattern=("full",),  # token mixers of the repeating period of blocks
-            full=dict(rotary=False),
-            local=dict(chunk_size=128, look_back=1, rotary=False),
-            lsh=dict(
-                chunk_size=64,
-                n_hashes=2,
-                n_buckets=(),  # even factors of the number of buckets, such as (512,) or (16, 32); () chooses by length
-                look_back="circular",
-                scaling="unit_keys",
-                same_bucket=False,
-                correct_duplicates=False,
-            ),
+            pattern=tuple(pattern),
+            **{name: mixer_section(name) for name in sorted(set(pattern))},
             residual="residual",  # "residual", "reversible", "exact"
+            norm="pre",  # "pre", "post"
+            norm_epsilon=1e-6,
             remat=False,
             positions="sinusoidal",  # "sinusoidal", "axial", "none"
             axial=dict(shape=(128, 512), dims=(128, 384), init_scale=1.0),
+            tie_embeddings=False,
+            embedding_scale=1.0,
             activation="relu",
             dropout=0.0,
             attention_dropout=0.0,
+            dropout_over_time=True,  # one dropout mask for all positions, as in trax
+            init=(),  # pairs (path regex, standard deviation), see effjax.models.initial
             ff_chunk_size=0,
             loss_chunk_size=0,
         )
     )
+
+
+def check_pattern(pattern: tuple[str, ...]) -> None:
+    """Raises UserError where a pattern is empty or names a mixer that does not exist."""
+    if not pattern or any(name not in MIXERS for name in pattern):
+        raise UserError(f"model.pattern={tuple(pattern)} must name one or more of {', '.join(sorted(MIXERS))}")
+
+
+def mixer_section(name: str) -> ConfigDict:
+    """The attributes that a mixer has beyond those of every mixer, with their defaults."""
+    own = {field.name: field.default for field in dataclasses.fields(MIXERS[name])}
+    common = {field.name for field in dataclasses.fields(Mixer)} | {"implementation"}
+    per_block = MIXERS[name].per_block
+    return ConfigDict({key: (value,) if key in per_block else value for key, value in own.items() if key not in common})
 
 
 def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> Decoder:
@@ -64,44 +86,62 @@ def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> D
       UserError: a name that does not exist or a size that does not fit, named with its value and what is allowed.
     """
     period, pattern = len(config.pattern), tuple(config.pattern)
-    unknown = [name for name in pattern if name not in MIXERS]
-    if unknown or not pattern:
-        raise UserError(f"model.pattern={pattern} must name one or more of {', '.join(sorted(MIXERS))}")
+    check_pattern(pattern)
     if config.n_layers < 1 or config.n_layers % period:
         blocks = f"the {period} blocks of model.pattern"
         raise UserError(f"model.n_layers={config.n_layers} must be a positive multiple of {blocks}")
-    mixers = tuple(mixer_maker(config, name) for name in pattern)
+    mixers = tuple(mixer_maker(config, block) for block in range(period))
     feed_forward = functools.partial(
         FeedForward,
         config.d_model,
         config.d_ff,
         activation=config.activation,
         dropout_rate=config.dropout,
+        dropout_over_time=config.dropout_over_time,
         chunk_size=config.ff_chunk_size,
     )
+    vocabulary = functools.partial(
+        Vocabulary,
+        vocab_size,
+        config.d_model,
+        tied=config.tie_embeddings,
+        scale=config.embedding_scale,
+        loss_chunk_size=config.loss_chunk_size,
+    )
+    dropout = dict(dropout_rate=config.dropout, dropout_over_time=config.dropout_over_time, dtype=dtype)
     try:
         make_positions = positions_maker(config)
-        for make in (*mixers, feed_forward, *filter(None, [make_positions])):
+        for make in (*mixers, feed_forward, vocabulary, *filter(None, [make_positions])):
             make(dtype=dtype)  # modules check their settings when they are made
-        blocks = Period(mixers, feed_forward, dropout_rate=config.dropout, dtype=dtype)
-        return Decoder(
-            vocab_size,
-            config.d_model,
-            Stack(blocks, config.n_layers // period, residual=config.residual, remat=config.remat),
-            make_positions,
-            dropout_rate=config.dropout,
-            loss_chunk_size=config.loss_chunk_size,
-            dtype=dtype,
-        )
+        for make in mixers:
+            mixer = make(dtype=dtype)  # one that sees the future has no state, and says so
+            jax.eval_shape(lambda mixer=mixer: mixer.initial_state(1, dtype, max_length=1))
+        Half(norm=config.norm)
+        blocks = Period(mixers, feed_forward, norm=config.norm, epsilon=config.norm_epsilon, **dropout)
+        stack = Stack(blocks, config.n_layers // period, residual=config.residual, remat=config.remat)
+        stack.shared_params()
+        return Decoder(vocabulary, stack, make_positions, **dropout)
     except ValueError as error:
         raise UserError(f"model: {error}") from error
 
 
-def mixer_maker(config: ConfigDict, name: str):
-    """Constructor of one token mixer from the section of its name."""
-    options = dict(config[name])
-    if name == "lsh":
-        options["n_buckets"] = tuple(options["n_buckets"]) or None
+def mixer_maker(config: ConfigDict, block: int):
+    """Constructor of the token mixer of one block of the pattern, from the section of its name."""
+    name, n_blocks = config.pattern[block], len(config.pattern)
+    if name not in config:
+        raise UserError(
+            f"model.pattern names {name!r}, for which the configuration has no section: start it from "
+            f"decoder_config(pattern={tuple(config.pattern)})"
+        )
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in config[name].items()}
+    for key in MIXERS[name].per_block:
+        values = options[key]
+        if not isinstance(values, tuple) or len(values) not in (1, n_blocks):
+            raise UserError(
+                f"model.{name}.{key}={values!r}; a tuple of one value, or of one for each of the {n_blocks} blocks of "
+                "model.pattern, is allowed"
+            )
+        options[key] = values[block % len(values)]
     return functools.partial(
         MIXERS[name],
         d_model=config.d_model,

@@ -7,11 +7,11 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from effjax.layers.mixer import neutralise, token_positions
+from effjax.layers.vocabulary import Vocabulary
 from effjax.models.stack import Stack
-from effjax.ops.cross_entropy import chunked_cross_entropy
 
 
 @flax.struct.dataclass
@@ -22,39 +22,50 @@ class DecoderState:
     blocks: Any
 
 
-class Decoder(nn.Module):
-    """`logits = head(norm(stack(dropout(embed(tokens) + positions))))`.
+class Shared(nn.Module):
+    """Parameters that the blocks of a model share.
 
     Attributes:
-      vocab_size: number of token ids.
-      d_model: width D.
+      shapes: `{name: (shape, initializer)}`, see `effjax.layers.Mixer.shared_params`.
+    """
+
+    shapes: Any
+
+    @nn.compact
+    def __call__(self) -> dict[str, jax.Array]:
+        return {name: self.param(name, init, shape) for name, (shape, init) in self.shapes.items()}
+
+
+class Decoder(nn.Module):
+    """`logits = read_out(dropout(norm(stack(dropout(embed(tokens) + positions)))))`; a post-norm stack ends in one.
+
+    Attributes:
+      make_vocabulary: constructor of the embedding and the read-out, called with `dtype` (a partial of
+        `effjax.layers.Vocabulary`).
       stack: the blocks.
       make_positions: constructor of the positions that are added to embeddings, called with `dtype`; None for none.
       dropout_rate: on embeddings and on the output of the stack.
-      loss_chunk_size: tokens per slice of the loss; 0: the whole length at once.
+      dropout_over_time: one dropout mask for all positions.
       dtype: dtype of the computation; parameters and residual streams are float32.
     """
 
-    vocab_size: int
-    d_model: int
+    make_vocabulary: Callable[..., Vocabulary]
     stack: Stack
     make_positions: Callable[..., nn.Module] | None = None
     dropout_rate: float = 0.0
-    loss_chunk_size: int = 0
+    dropout_over_time: bool = True
     dtype: Any = jnp.float32
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.loss_chunk_size < 0:
-            raise ValueError(f"loss_chunk_size={self.loss_chunk_size}; 0 (no slices) or more tokens is allowed")
-
     def setup(self):
-        self.embedding = nn.Embed(self.vocab_size, self.d_model, dtype=self.dtype)
+        self.vocabulary = self.make_vocabulary(dtype=self.dtype)
         self.positions = self.make_positions(dtype=self.dtype) if self.make_positions else None
-        self.embedding_dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(1,))
-        self.norm = nn.LayerNorm(dtype=self.dtype)
-        self.output_dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(1,))
-        self.head = nn.Dense(self.vocab_size, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
+        shared = (1,) if self.dropout_over_time else ()
+        self.embedding_dropout = nn.Dropout(self.dropout_rate, broadcast_dims=shared)
+        self.output_dropout = nn.Dropout(self.dropout_rate, broadcast_dims=shared)
+        if self.stack.period.norm == "pre":
+            self.norm = nn.LayerNorm(self.stack.period.epsilon, dtype=self.dtype)
+        shapes = self.stack.shared_params()
+        self.shared = Shared(shapes) if shapes else None
 
     def __call__(
         self, tokens: Int[Array, "B T"], state: DecoderState | None = None, **sequence
@@ -62,19 +73,12 @@ class Decoder(nn.Module):
         """Scores of the next token at every position, float32, and the state after this piece (None without one).
 
         Args:
-          tokens: ids below `vocab_size`.
+          tokens: ids below the vocabulary's size.
           state: what `initial_state` or an earlier piece of the same sequences gave.
           **sequence: `positions`, `padding_mask`, `segment_ids`, `deterministic`, as in `effjax.layers.Mixer`.
         """
         hidden, state = self.hidden(tokens, state, **sequence)
-        return self.logits(hidden), state
-
-    def logits(self, hidden: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
-        """The head: products of the compute dtype, accumulated in float32 at least."""
-        if self.is_initializing():
-            self.head(hidden)
-        head, wide = self.head.variables["params"], jnp.promote_types(hidden.dtype, jnp.float32)
-        return jnp.dot(hidden, head["kernel"].astype(hidden.dtype), preferred_element_type=wide) + head["bias"]
+        return self.vocabulary.logits(hidden), state
 
     def hidden(
         self,
@@ -86,9 +90,9 @@ class Decoder(nn.Module):
         segment_ids: Int[Array, "B T"] | None = None,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T E"], DecoderState | None]:
-        """The normalised output of the stack, before the head; padded positions are 0."""
+        """The normalised output of the stack, before the read-out; padded positions are 0."""
         positions = token_positions(tokens, positions, state)
-        x = self.embedding(tokens)
+        x = self.vocabulary.embed(tokens)
         if self.positions is not None:
             x = x + self.positions(positions)
         x = neutralise(self.embedding_dropout(x, deterministic=deterministic), padding_mask)
@@ -98,21 +102,27 @@ class Decoder(nn.Module):
             positions=positions,
             padding_mask=padding_mask,
             segment_ids=segment_ids,
+            shared=None if self.shared is None else self.shared(),
             deterministic=deterministic,
         )
-        y = neutralise(self.output_dropout(self.norm(y), deterministic=deterministic), padding_mask)
+        y = self.norm(y) if self.stack.period.norm == "pre" else y.astype(self.dtype)
+        y = neutralise(self.output_dropout(y, deterministic=deterministic), padding_mask)
         return y, None if state is None else DecoderState(state.index + tokens.shape[1], blocks)
 
     def nats(
         self, tokens: Int[Array, "B T"], targets: Int[Array, "B T"], state: DecoderState | None = None, **sequence
     ) -> tuple[Float[Array, "B T"], DecoderState | None]:
-        """`-log p(target)` at every position, float32, `loss_chunk_size` positions' logits at a time; and the state."""
+        """`-log p(target)` at every position, float32; and the state."""
         hidden, state = self.hidden(tokens, state, **sequence)
-        head = self.head.variables["params"]
-        nats = chunked_cross_entropy(
-            hidden, head["kernel"], targets, bias=head["bias"], chunk_size=self.loss_chunk_size or tokens.shape[1]
-        )
-        return nats, state
+        return self.vocabulary.nats(hidden, targets), state
+
+    def project(self, params, *, step: Int[Array, ""], key: Key[Array, ""]):
+        """The model's parameters after every mixer's `project`, which follows each update of the optimizer."""
+        return params | {"stack": self.stack.project(params["stack"], step=step, key=key)}
+
+    def penalty(self, params) -> Float[Array, ""]:
+        """What the mixers add to the training loss, in nats per target."""
+        return self.stack.penalty(params["stack"])
 
     @property
     def max_length(self) -> int | None:
@@ -122,7 +132,7 @@ class Decoder(nn.Module):
     @property
     def streams_forever(self) -> bool:
         """Whether the state has a bounded size, however long the stream."""
-        return all(make(parent=None).bounded_state for make in self.stack.period.make_mixers)
+        return all(mixer.bounded_state for mixer in self.stack.period.mixers())
 
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> DecoderState:
         """State before the first token of `batch_size` streams of at most `max_length` tokens each."""

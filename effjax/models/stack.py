@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from effjax.layers.mixer import Mixer
 from effjax.models.block import Period
 from effjax.ops.residual import residual_stack
 from effjax.ops.reversible import reversible_stack
@@ -17,7 +18,7 @@ RESIDUALS = ("residual", "reversible", "exact")
 class Stack(nn.Module):
     """`repeats` repetitions of a period of blocks.
 
-    - "residual": `x <- x + mix(x); x <- x + feed(x)`.
+    - "residual": `x <- x + mix(x); x <- x + feed(x)`; blocks that are post-norm make the sums themselves.
     - "reversible": two float32 streams that both start as x, `y1 = x1 + mix(x2); y2 = x2 + feed(y1)`; the backward
       pass recomputes activations from the output, which is the concatenation `[y1 ; y2]`, `[B, T, 2 D]`.
     - "exact": reversible on a fixed-point grid, where the recomputation is bit-exact.
@@ -44,6 +45,8 @@ class Stack(nn.Module):
             raise ValueError(f"residual={self.residual!r}; one of {', '.join(RESIDUALS)} is allowed")
         if self.remat and self.residual != "residual":
             raise ValueError(f"remat=True with residual={self.residual!r}, which already recomputes its activations")
+        if self.period.norm == "post" and self.residual != "residual":
+            raise ValueError(f"norm='post' with residual={self.residual!r}: a norm after the sum cannot be undone")
 
     def __call__(
         self,
@@ -53,6 +56,7 @@ class Stack(nn.Module):
         positions=None,
         padding_mask=None,
         segment_ids=None,
+        shared=None,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T E"], Any]:
         """Runs the stack.
@@ -61,32 +65,33 @@ class Stack(nn.Module):
           x: embeddings, padded positions already neutral.
           states: what `initial_state` or an earlier piece gave, or None.
           positions, padding_mask, segment_ids, deterministic: as in `effjax.layers.Mixer`.
+          shared: parameters that the blocks share, see `shared_params`.
 
         Returns:
           `[B, T, D]` (residual) or `[B, T, 2 D]` (reversible), float32; and the states after this piece, or None.
         """
         if self.is_initializing():
             initialise = nn.vmap(
-                lambda period, x: period(x),
+                lambda period, x, shared: period(x, shared),
                 in_axes=None,
                 axis_size=self.repeats,
                 variable_axes={"params": 0},
                 split_rngs={"params": True},
             )
-            initialise(self.period, x[:1, :1])
+            initialise(self.period, x[:1, :1], shared)
         blocks = pure_blocks(self.period.clone(parent=None), deterministic)
         params = self.variables["params"]["period"]
         # A constant key where nothing is dropped: LSH rotations differ by layer and repeat from call to call.
         base = jax.random.key(0) if deterministic else self.make_rng("dropout")
         arguments = dict(
-            consts=dict(positions=positions, padding_mask=padding_mask, segment_ids=segment_ids),
+            consts=dict(positions=positions, padding_mask=padding_mask, segment_ids=segment_ids, shared=shared),
             states=None if states is None else [(state, None) for state in states],
             keys=jax.random.split(base, (self.repeats, len(blocks), 2)),
         )
         params = [({mixing: params[mixing]}, {feeding: params[feeding]}) for mixing, feeding in self.period.names()]
         x = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
         if self.residual == "residual":
-            y, saved = residual_stack(blocks, params, x, remat=self.remat, **arguments)
+            y, saved = residual_stack(blocks, params, x, add=self.period.norm == "pre", remat=self.remat, **arguments)
         else:
             y1, y2, saved = reversible_stack(blocks, params, x, x, mode=self.residual, **arguments)
             y = jnp.concatenate([y1, y2], axis=-1)
@@ -96,6 +101,36 @@ class Stack(nn.Module):
         """States before the first token: one per block of the period, with a leading axis over repeats."""
         states = self.period.initial_states(batch_size, dtype, max_length=max_length)
         return [jax.tree.map(lambda leaf: jnp.stack([leaf] * self.repeats), state) for state in states]
+
+    def shared_params(self) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """What the blocks' mixers share: `{name: (shape, initializer)}`, see `effjax.layers.Mixer.shared_params`."""
+        shared = {}
+        for mixer in self.period.mixers():
+            for name, (shape, init) in mixer.shared_params().items():
+                if shared.setdefault(name, (shape, init))[0] != shape:
+                    raise ValueError(f"shared parameter {name} has shapes {shared[name][0]} and {shape}: blocks differ")
+        return shared
+
+    def project(self, params, *, step, key):
+        """The stack's parameters after every mixer's `project`."""
+        period = dict(params["period"])
+        for i, mixer in self._that_define("project"):
+            half, keys = period[f"mixing_{i}"], jax.random.split(jax.random.fold_in(key, i), self.repeats)
+            project = jax.vmap(lambda own, key, mixer=mixer: mixer.project(own, step=step, key=key))
+            period[f"mixing_{i}"] = half | {"mixer": project(half["mixer"], keys)}
+        return params | {"period": period}
+
+    def penalty(self, params):
+        """The sum of the mixers' penalties."""
+        total = jnp.zeros(())
+        for i, mixer in self._that_define("penalty"):
+            total += jnp.sum(jax.vmap(mixer.penalty)(params["period"][f"mixing_{i}"]["mixer"]))
+        return total
+
+    def _that_define(self, method):
+        """Blocks whose mixers do more than the contract's default."""
+        mixers = enumerate(self.period.mixers())
+        return [(i, mixer) for i, mixer in mixers if getattr(type(mixer), method) is not getattr(Mixer, method)]
 
 
 def pure_blocks(period: Period, deterministic: bool):

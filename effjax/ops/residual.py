@@ -17,13 +17,17 @@ def residual_stack(
     consts: Any = (),
     states: Sequence[tuple[Any, Any]] | None = None,
     keys: Any = None,
+    add: bool = True,
     remat: bool = False,
 ) -> tuple[Float[Array, "B T D"], Any]:
     """`x <- x + f(x); x <- x + g(x)` for every block, scanned over the repeats of the period.
 
+    With `add=False`, for blocks that hold their residual sums (post-norm), `x <- f(x); x <- g(x)`.
+
     Args:
       blocks, params, consts, states, keys: as in `effjax.ops.reversible.reversible_stack`.
       x: the stream, in the dtype in which residuals accumulate.
+      add: whether the stack adds; see above.
       remat: recompute each period in the backward pass instead of keeping its activations.
 
     Returns:
@@ -42,7 +46,7 @@ def residual_stack(
             side = []
             for j, half in enumerate(halves):
                 y, kept = half(params[i][j], x, consts, states[i][j], None if keys is None else keys[i, j], None)
-                x = x + y.astype(x.dtype)
+                x = x + y.astype(x.dtype) if add else y.astype(x.dtype)
                 side.append(kept)
             saved.append(tuple(side))
         return x, tuple(saved)

@@ -18,6 +18,7 @@ from effjax.data.windows import WindowReader
 from effjax.errors import UserError
 from effjax.models.build import make_decoder
 from effjax.models.generation import check_generation, generate
+from effjax.models.initial import redraw
 from effjax.tasks.task import Task
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -87,7 +88,12 @@ class LanguageModelling(Task):
 
     def init(self, key: jax.Array):
         """Parameters, a nested dict of float32 arrays."""
-        return self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+        params = self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+        return redraw(params, tuple(self.config.model.init), jax.random.fold_in(key, 1))
+
+    def project(self, params, *, step: jax.Array, key: jax.Array):
+        """Parameters after every layer's own rule, which follows an update of the optimizer."""
+        return self.model.project(params, step=step, key=key)
 
     def initial_carry(self, batch_size: int):
         """What a training step hands to the next one: the model's state for contiguous streams, else nothing."""
@@ -129,8 +135,8 @@ class LanguageModelling(Task):
           deterministic: no dropout, constant hashing.
 
         Returns:
-          `(loss, (metrics, carry))`: nats per target; sums and weights under `{"nats": (sum, weight)}`; the carry for
-          the next step, through which no gradient flows.
+          `(loss, (metrics, carry))`: nats per target, in training with the layers' penalties; sums and weights under
+          `{"nats": (sum, weight)}`; the carry for the next step, through which no gradient flows.
         """
         state = self.restart(carry, batch["reset"]) if "reset" in batch else None
         nats, state = self.model.apply(
@@ -147,7 +153,10 @@ class LanguageModelling(Task):
         weights = jnp.ones_like(nats) if weights is None else weights
         total, count = jnp.sum(jnp.where(weights > 0, nats, 0.0) * weights), jnp.sum(weights)
         carry = () if state is None else jax.lax.stop_gradient(state)
-        return total / jnp.maximum(count, 1.0), ({"nats": (total, count)}, carry)
+        loss = total / jnp.maximum(count, 1.0)
+        if not deterministic:
+            loss += self.model.penalty(params)
+        return loss, ({"nats": (total, count)}, carry)
 
     def restart(self, carry, reset):
         """The carry, or the initial one where the streams begin again (all rows of a batch do so together)."""

@@ -2,6 +2,8 @@
 
 from typing import Self
 
+import jax
+
 
 class Task:
     """A model, its data and its measure under one configuration, `config`; see `effjax.tasks` for its methods.
@@ -13,12 +15,41 @@ class Task:
         """The task as it is in a stage (`effjax.training.stages`) whose configuration is `config`."""
         return self if config is self.config else type(self)(config)
 
-    def adapt(self, params) -> Self:
+    def adapt(self, params, *, frozen: bool = False) -> Self:
         """The task whose model suits these parameters: where a static size, such as the longest span, follows what is
         learned. The same object where nothing changes.
 
         The training loop asks whenever it reports, and makes its compiled step anew for another task. The shapes of
         parameters and carry stay, and results too, but for rounding.
+
+        Args:
+          params: concrete parameters.
+          frozen: they are not going to change, and nothing will be trained.
+        """
+        del params, frozen
+        return self
+
+    def fits(self, params) -> bool | jax.Array:
+        """Whether the static sizes that `adapt` chose still suit these parameters, as a traceable function.
+
+        A training step that they do not suit changes nothing; the loop finds out when it next reports, adapts the task
+        and takes that step again, with the same batch.
         """
         del params
+        return True
+
+    @property
+    def adapted(self):
+        """What `adapt` has changed so far, for JSON: `readapted(adapted)` of the first task is this one."""
+        return None
+
+    def readapted(self, adapted) -> Self:
+        """The task that a run had when it saved its checkpoint."""
+        del adapted
         return self
+
+    def project(self, params, *, step, key):
+        """Parameters after the layers' own rules (bounds, random features drawn anew), which follow every update of the
+        optimizer; `step` counts the updates before this one, `key` is the step's."""
+        del step, key
+        return params

@@ -13,10 +13,14 @@ from effjax.training.state import TrainState, abstract_state, carry_batch_axes
 
 # The metric of every task whose weight counts what its loss is a mean over: targets, examples.
 LOSS = "nats"
+PROJECTION = 1  # tells the key of `task.project` from those of the loss
 
 
 def make_train_step(task, optimizer: optax.GradientTransformation, config) -> Callable:
     """The step `(state, batch) -> (state, metrics)`; `jit_train_step` compiles it.
+
+    A step whose parameters the task does not fit (`task.fits`) changes nothing at all, `state.step` included: every
+    later one finds the same parameters and changes nothing either, until the loop has remade it.
 
     A step whose loss or gradient is not finite changes no parameter, no optimizer state and no carry: the data move on
     and the step is counted as skipped. After `config.max_bad_steps` of them in a row every later step is skipped too,
@@ -38,10 +42,12 @@ def make_train_step(task, optimizer: optax.GradientTransformation, config) -> Ca
         loss, metrics, carry, grads = _accumulated_gradients(task, config.accumulate, state, batch, key)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        good = finite & (state.skipped_in_a_row < config.max_bad_steps)
+        fits = jnp.asarray(task.fits(state.params))
+        good = fits & finite & (state.skipped_in_a_row < config.max_bad_steps)
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        params = task.project(params, step=state.step, key=jax.random.fold_in(key, PROJECTION))
         learning_rate = schedule(scheduled_updates(state.opt_state))
         metrics |= {"grad_norm": (grad_norm, 1.0), "learning_rate": (learning_rate, 1.0)}
 
@@ -49,12 +55,12 @@ def make_train_step(task, optimizer: optax.GradientTransformation, config) -> Ca
             return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
 
         state = state.replace(
-            step=state.step + 1,
+            step=state.step + fits,
             params=where_good(params, state.params),
             opt_state=where_good(opt_state, state.opt_state),
             carry=where_good(carry, state.carry),
-            skipped=state.skipped + ~good,
-            skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
+            skipped=state.skipped + (fits & ~good),
+            skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + fits),
         )
         return state, jax.tree.map(lambda x: jnp.where(good, jnp.float32(x), 0.0), metrics)
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from effjax.layers import MIXERS, AxialPositions, FeedForward
+from effjax.layers import MIXERS, AxialPositions, FeedForward, Vocabulary
 from effjax.models.block import Period
 from effjax.models.decoder import Decoder
 from effjax.models.stack import Stack, pure_blocks
 
-MODES = ("residual", "reversible", "exact")
+MODES = ("residual", "post_norm", "reversible", "exact")
 VOCABULARY, D_MODEL = 11, 16
 OPTIONS = {
     "full": {},
@@ -31,7 +31,9 @@ def make_stack(mode, *, pattern=("full", "local", "lsh"), repeats=2, dropout_rat
         for name in pattern
     ]
     feed_forward = functools.partial(FeedForward, width["d_model"], 2 * width["d_model"], dropout_rate=dropout_rate)
-    return Stack(Period(tuple(mixers), feed_forward, dropout_rate, dtype), repeats, residual=mode)
+    norm = "post" if mode == "post_norm" else "pre"
+    period = Period(tuple(mixers), feed_forward, dropout_rate, dtype, norm=norm)
+    return Stack(period, repeats, residual="residual" if mode == "post_norm" else mode)
 
 
 @functools.cache
@@ -39,7 +41,8 @@ def make_decoder(mode, *, dropout_rate=0.0, dtype=jnp.float32, **kwargs):
     """A decoder around such a stack, and its parameters."""
     stack = make_stack(mode, dropout_rate=dropout_rate, dtype=dtype, **kwargs)
     positions = functools.partial(AxialPositions, (8, 8), (8, stack_width(stack) - 8))
-    model = Decoder(VOCABULARY, stack_width(stack), stack, positions, dropout_rate=dropout_rate, dtype=dtype)
+    vocabulary = functools.partial(Vocabulary, VOCABULARY, stack_width(stack))
+    model = Decoder(vocabulary, stack, positions, dropout_rate=dropout_rate, dtype=dtype)
     return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
 
 
@@ -68,7 +71,9 @@ def naive_stack(stack, params, x, key):
             feed = lambda x, g=g, own={feeding: own[feeding]}, key=keys[repeat, i, 1]: g(
                 own, x, consts, None, key, None
             )[0]
-            if stack.residual == "residual":
+            if stack.period.norm == "post":
+                x1 = feed(mix(x1))
+            elif stack.residual == "residual":
                 x1 = x1 + mix(x1)
                 x1 = x1 + feed(x1)
             else:

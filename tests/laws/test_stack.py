@@ -31,7 +31,8 @@ def test_1_equals_the_plain_loop(mode, monkeypatch):
     make = functools.partial(make_stack, mode, pattern=("local", "lsh"), dropout_rate=0.3)
     stack, x = make(), np.random.default_rng(0).normal(size=(2, LENGTH, D_MODEL))
     params = jax.jit(stack.init)(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))
-    cotangent = np.random.default_rng(1).normal(size=(2, LENGTH, D_MODEL * (1 if mode == "residual" else 2)))
+    reversible = mode in ("reversible", "exact")
+    cotangent = np.random.default_rng(1).normal(size=(2, LENGTH, D_MODEL * (1 + reversible)))
     key = jax.random.key(7)
     # `make_rng` folds the module's path into the key: ask for what the stack will see.
     seen = stack.apply(params, rngs={"dropout": key}, method=lambda module: module.make_rng("dropout"))

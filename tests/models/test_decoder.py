@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,8 @@ def test_nats_are_the_cross_entropy_of_the_logits(loss_chunk_size):
     tokens, targets = jnp.asarray(stacks.ids((2, 9))), jnp.asarray(stacks.ids((2, 9), seed=1))
     logits, _ = model.apply(params, tokens)
     expected = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), targets[..., None], axis=-1)[..., 0]
-    nats, _ = model.clone(loss_chunk_size=loss_chunk_size).apply(params, tokens, targets, method="nats")
+    make = functools.partial(model.make_vocabulary, loss_chunk_size=loss_chunk_size)
+    nats, _ = model.clone(make_vocabulary=make).apply(params, tokens, targets, method="nats")
     np.testing.assert_allclose(nats, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -60,7 +63,7 @@ def test_feed_forward_and_loss_slices_change_nothing():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(pattern=("fulll",)), "model.pattern=.'fulll',. must name one or more of full, local, lsh"),
+        (dict(pattern=("fulll",)), "model.pattern=.'fulll',. must name one or more of .*full, .*local, lsh"),
         (dict(n_layers=7, pattern=("full", "local")), "model.n_layers=7 must be a positive multiple of the 2"),
         (dict(residual="reversed"), "residual='reversed'; one of residual, reversible, exact"),
         (dict(residual="exact", remat=True), "remat=True"),
@@ -77,10 +80,15 @@ def test_feed_forward_and_loss_slices_change_nothing():
         (dict(positions="sinusoidal", d_model=33), "d_model=33; sinusoidal positions"),
         (dict(positions="axial", axial=dict(shape=(8,), dims=(500, 12))), "axial shape=.8,. and dims=.500, 12. must"),
         (dict(loss_chunk_size=-1), "loss_chunk_size=-1"),
+        (dict(norm="both"), "norm='both'; one of pre, post"),
+        (dict(norm="post", residual="reversible"), "norm='post' with residual='reversible'"),
+        (dict(dropout_over_time=False, ff_chunk_size=8, dropout=0.1), "chunk_size=8 with dropout_over_time=False"),
+        (dict(pattern=("full", "local"), full=dict(causal=False)), "causal=False cannot stream"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(change, message):
-    config = decoder_config()
+    config = decoder_config(("full", "local", "lsh"))
+    config.update(pattern=("full",))
     config.axial.dims = (3, 4)
     for name, value in change.items():
         if isinstance(value, dict):

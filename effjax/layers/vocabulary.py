@@ -1,0 +1,79 @@
+"""Tokens to vectors and back: the embedding of a vocabulary and the scores of the next token."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from effjax.layers.mixer import at_least_one
+from effjax.ops.cross_entropy import chunked_cross_entropy
+
+
+class Vocabulary(nn.Module):
+    """`x = scale * E[token]`, and `logits = y W + b`, where `W = E^T` if tied.
+
+    Attributes:
+      vocab_size: number of token ids V.
+      d_model: width D of the embeddings.
+      tied: read out with the transposed embeddings; the vectors read out then have width D.
+      scale: factor of the embeddings, `sqrt(D)` in Transformer-XL.
+      loss_chunk_size: positions whose logits exist at once in `nats`; 0: the whole length.
+      dtype: dtype of the computation; logits and losses are float32 at least.
+
+    Raises ValueError at construction where a size makes no sense.
+
+    Source: tied weights: Press & Wolf 2017 (1608.05859).
+    """
+
+    vocab_size: int
+    d_model: int
+    tied: bool = False
+    scale: float = 1.0
+    loss_chunk_size: int = 0
+    dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least_one(vocab_size=self.vocab_size, d_model=self.d_model)
+        if self.loss_chunk_size < 0:
+            raise ValueError(f"loss_chunk_size={self.loss_chunk_size}; 0 (no slices) or more tokens is allowed")
+
+    def setup(self):
+        self.embedding = nn.Embed(self.vocab_size, self.d_model, dtype=self.dtype)
+        if self.tied:
+            self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
+        else:
+            self.head = nn.Dense(self.vocab_size, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
+
+    def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Vectors of tokens."""
+        x = self.embedding(tokens)
+        return x if self.scale == 1.0 else x * jnp.asarray(self.scale, x.dtype)
+
+    def logits(self, hidden: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
+        """Scores of every token: products of the compute dtype, accumulated in float32 at least."""
+        kernel, bias = self._read_out(hidden)
+        wide = jnp.promote_types(hidden.dtype, jnp.float32)
+        return jnp.dot(hidden, kernel.astype(hidden.dtype), preferred_element_type=wide) + bias
+
+    def nats(self, hidden: Float[Array, "B T E"], targets: Int[Array, "B T"]) -> Float[Array, "B T"]:
+        """`-log p(target)`, float32 at least, `loss_chunk_size` positions' logits at a time."""
+        kernel, bias = self._read_out(hidden)
+        return chunked_cross_entropy(
+            hidden, kernel, targets, bias=bias, chunk_size=self.loss_chunk_size or hidden.shape[1]
+        )
+
+    def _read_out(self, hidden):
+        """The matrix `[E, V]` and the bias of the scores."""
+        if self.tied:
+            if hidden.shape[-1] != self.d_model:
+                raise ValueError(
+                    f"tied=True with vectors of width {hidden.shape[-1]} (two streams of a reversible stack) and "
+                    f"embeddings of width {self.d_model}: they must agree"
+                )
+            return self.embedding.embedding.T, self.bias
+        if self.is_initializing():
+            self.head(hidden)
+        head = self.head.variables["params"]
+        return head["kernel"], head["bias"]
