@@ -7,6 +7,7 @@ from effjax.layers.adaptive_span import AdaptiveSpanAttention
 from effjax.layers.feed_forward import FeedForward
 from effjax.layers.full import FullAttention
 from effjax.layers.local import LocalAttention
+from effjax.layers.longformer import LongformerAttention
 from effjax.layers.lsh import LSHAttention
 from effjax.layers.mixer import Mixer
 from effjax.layers.positions import AxialPositions, FactorisedPositions, SinusoidalPositions
@@ -17,6 +18,7 @@ MIXERS = {
     "adaptive_span": AdaptiveSpanAttention,
     "full": FullAttention,
     "local": LocalAttention,
+    "longformer": LongformerAttention,
     "lsh": LSHAttention,
     "transformer_xl": TransformerXLAttention,
 }
@@ -30,6 +32,7 @@ __all__ = [
     "FullAttention",
     "LSHAttention",
     "LocalAttention",
+    "LongformerAttention",
     "Mixer",
     "SinusoidalPositions",
     "TransformerXLAttention",

@@ -1,5 +1,6 @@
 """Projections into and out of attention heads, shared by every attention family."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,19 +10,25 @@ from effjax.layers.mixer import Mixer, token_positions
 from effjax.ops.positions import rotary
 
 
-def to_heads(n_heads: int, head_dim: int, *, dtype: Any = jnp.float32) -> nn.Module:
+def to_heads(
+    n_heads: int,
+    head_dim: int,
+    *,
+    use_bias: bool = False,
+    kernel_init: Callable[..., Any] | None = None,
+    dtype: Any = jnp.float32,
+) -> nn.Module:
     """`[B, T, D] -> [B, T, N, H]`: kernel `[D, N, H]`, Glorot uniform over `D x NH`, no bias (trax, Reformer)."""
-    return nn.DenseGeneral(
-        (n_heads, head_dim), use_bias=False, dtype=dtype, kernel_init=nn.initializers.glorot_uniform()
-    )
+    kernel_init = kernel_init or nn.initializers.glorot_uniform()
+    return nn.DenseGeneral((n_heads, head_dim), use_bias=use_bias, dtype=dtype, kernel_init=kernel_init)
 
 
-def from_heads(d_model: int, *, dtype: Any = jnp.float32) -> nn.Module:
+def from_heads(d_model: int, *, use_bias: bool = False, dtype: Any = jnp.float32) -> nn.Module:
     """`[B, T, N, H] -> [B, T, D]`: kernel `[N, H, D]`, each head projected and all summed."""
     return nn.DenseGeneral(
         d_model,
         axis=(-2, -1),
-        use_bias=False,
+        use_bias=use_bias,
         dtype=dtype,
         kernel_init=nn.initializers.glorot_uniform(),
     )
@@ -48,8 +55,11 @@ class SeparateHeads(Mixer):
 
     def project(self, x, positions, state):
         """Queries, keys and values `[B, T, N, H]` of tokens that follow what `state` has seen."""
-        q, k, v = self.query(x), self.key(x), self.value(x)
-        if self.rotary:
-            positions = token_positions(x, positions, state)
-            q, k = rotary(q, positions), rotary(k, positions)
-        return q, k, v
+        return *self.rotate(self.query(x), self.key(x), positions, state), self.value(x)
+
+    def rotate(self, q, k, positions, state):
+        """Queries and keys, turned by their positions where `rotary` says so."""
+        if not self.rotary:
+            return q, k
+        positions = token_positions(q, positions, state)
+        return rotary(q, positions), rotary(k, positions)
