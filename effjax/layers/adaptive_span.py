@@ -138,7 +138,7 @@ class AdaptiveSpanAttention(Mixer):
         """`lambda S mean(c)` over the heads."""
         return self.span_loss * self.max_span * jnp.mean(params["share"])
 
-    def project(self, params, *, step, key):
+    def after_update(self, params, *, step, key):
         """The shares, back in [0, 1]."""
         return params | {"share": jnp.clip(params["share"], 0.0, 1.0)}
 

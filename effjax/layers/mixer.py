@@ -102,7 +102,7 @@ class Mixer(nn.Module):
         """
         return {}
 
-    def project(self, params, *, step: Int[Array, ""], key: Key[Array, ""]):
+    def after_update(self, params, *, step: Int[Array, ""], key: Key[Array, ""]):
         """What becomes of the layer's parameters after the optimizer's update number `step`: those that must stay
         within bounds are clipped, random features drawn anew. `key` is the step's and the layer's own."""
         del step, key

@@ -78,7 +78,7 @@ class Decoder(nn.Module):
           **sequence: `positions`, `padding_mask`, `segment_ids`, `deterministic`, as in `effjax.layers.Mixer`.
         """
         hidden, state = self.hidden(tokens, state, **sequence)
-        return self.vocabulary.logits(hidden), state
+        return self.logits(hidden), state
 
     def hidden(
         self,
@@ -109,6 +109,10 @@ class Decoder(nn.Module):
         y = neutralise(self.output_dropout(y, deterministic=deterministic), padding_mask)
         return y, None if state is None else DecoderState(state.index + tokens.shape[1], blocks)
 
+    def logits(self, hidden: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
+        """Scores of the next token, from what `hidden` gives."""
+        return self.vocabulary.logits(hidden)
+
     def nats(
         self, tokens: Int[Array, "B T"], targets: Int[Array, "B T"], state: DecoderState | None = None, **sequence
     ) -> tuple[Float[Array, "B T"], DecoderState | None]:
@@ -116,13 +120,18 @@ class Decoder(nn.Module):
         hidden, state = self.hidden(tokens, state, **sequence)
         return self.vocabulary.nats(hidden, targets), state
 
-    def project(self, params, *, step: Int[Array, ""], key: Key[Array, ""]):
-        """The model's parameters after every mixer's `project`, which follows each update of the optimizer."""
-        return params | {"stack": self.stack.project(params["stack"], step=step, key=key)}
+    def after_update(self, params, *, step: Int[Array, ""], key: Key[Array, ""]):
+        """The model's parameters after every mixer's `after_update`, which follows each update of the optimizer."""
+        return params | {"stack": self.stack.after_update(params["stack"], step=step, key=key)}
 
     def penalty(self, params) -> Float[Array, ""]:
         """What the mixers add to the training loss, in nats per target."""
         return self.stack.penalty(params["stack"])
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.make_vocabulary(parent=None).vocab_size
 
     @property
     def max_length(self) -> int | None:

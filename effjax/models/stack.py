@@ -111,13 +111,13 @@ class Stack(nn.Module):
                     raise ValueError(f"shared parameter {name} has shapes {shared[name][0]} and {shape}: blocks differ")
         return shared
 
-    def project(self, params, *, step, key):
-        """The stack's parameters after every mixer's `project`."""
+    def after_update(self, params, *, step, key):
+        """The stack's parameters after every mixer's `after_update`."""
         period = dict(params["period"])
-        for i, mixer in self._that_define("project"):
+        for i, mixer in self._that_define("after_update"):
             half, keys = period[f"mixing_{i}"], jax.random.split(jax.random.fold_in(key, i), self.repeats)
-            project = jax.vmap(lambda own, key, mixer=mixer: mixer.project(own, step=step, key=key))
-            period[f"mixing_{i}"] = half | {"mixer": project(half["mixer"], keys)}
+            update = jax.vmap(lambda own, key, mixer=mixer: mixer.after_update(own, step=step, key=key))
+            period[f"mixing_{i}"] = half | {"mixer": update(half["mixer"], keys)}
         return params | {"period": period}
 
     def penalty(self, params):

@@ -91,9 +91,9 @@ class LanguageModelling(Task):
         params = self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
         return redraw(params, tuple(self.config.model.init), jax.random.fold_in(key, 1))
 
-    def project(self, params, *, step: jax.Array, key: jax.Array):
+    def after_update(self, params, *, step: jax.Array, key: jax.Array):
         """Parameters after every layer's own rule, which follows an update of the optimizer."""
-        return self.model.project(params, step=step, key=key)
+        return self.model.after_update(params, step=step, key=key)
 
     def initial_carry(self, batch_size: int):
         """What a training step hands to the next one: the model's state for contiguous streams, else nothing."""

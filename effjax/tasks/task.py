@@ -48,7 +48,7 @@ class Task:
         del adapted
         return self
 
-    def project(self, params, *, step, key):
+    def after_update(self, params, *, step, key):
         """Parameters after the layers' own rules (bounds, random features drawn anew), which follow every update of the
         optimizer; `step` counts the updates before this one, `key` is the step's."""
         del step, key

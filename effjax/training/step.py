@@ -13,7 +13,7 @@ from effjax.training.state import TrainState, abstract_state, carry_batch_axes
 
 # The metric of every task whose weight counts what its loss is a mean over: targets, examples.
 LOSS = "nats"
-PROJECTION = 1  # tells the key of `task.project` from those of the loss
+AFTER_UPDATE = 1  # tells the key of `task.after_update` from those of the loss
 
 
 def make_train_step(task, optimizer: optax.GradientTransformation, config) -> Callable:
@@ -47,7 +47,7 @@ def make_train_step(task, optimizer: optax.GradientTransformation, config) -> Ca
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        params = task.project(params, step=state.step, key=jax.random.fold_in(key, PROJECTION))
+        params = task.after_update(params, step=state.step, key=jax.random.fold_in(key, AFTER_UPDATE))
         learning_rate = schedule(scheduled_updates(state.opt_state))
         metrics |= {"grad_norm": (grad_norm, 1.0), "learning_rate": (learning_rate, 1.0)}
 
