@@ -70,6 +70,20 @@ class Leg:
         leg.reader, leg.batches = self.reader, self.batches
         return leg
 
+    def outgrown(self, params) -> Self:
+        """The leg that takes again the steps which changed nothing, since the task did not fit these parameters."""
+        leg = self.adapted(params)
+        if leg is self:
+            raise RuntimeError("task.fits is False for parameters for which task.adapt changes nothing")
+        leg.batches = None  # read again, from the first of them on
+        return leg
+
+    def readapted(self, adapted) -> Self:
+        """The leg as it was when `leg.task.adapted` was saved."""
+        leg = type(self)(self.task.readapted(adapted), self.stage, self._mesh)
+        leg.reader = self.reader
+        return leg
+
     @property
     def _shardings(self):
         return jax.tree.map(lambda leaf: leaf.sharding, self.state)

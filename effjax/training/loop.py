@@ -63,7 +63,8 @@ def train(task, config, workdir: str) -> dict[str, float]:
             console.say("initialising the parameters")
             step, state, position = 0, legs[0].initial_state(config.seed), {"since_row": {}, "best": None}
         means, best = Means(position["since_row"]), position["best"]
-        leg = leg_of_step(legs, step).adapted(state.params)
+        leg = leg_of_step(legs, step)
+        leg = leg.readapted(position["adapted"]) if restored else leg.adapted(state.params)
 
         # The loop.
         stopped = False
@@ -82,16 +83,24 @@ def train(task, config, workdir: str) -> dict[str, float]:
                 means.add(metrics)
                 step += 1
                 stopped = preemption.reached(step)
-                last = step == config.steps
+                due = _due(config, step)
                 row, improved = {}, False
 
-                if last or step % config.log_every == 0:
-                    trained = _report(leg.task, means.take())  # waits for the step
+                if (due or stopped) and int(state.step) < step:  # waits for the step
+                    step, due = int(state.step), set()
+                    console.say(f"the parameters outgrew the compiled step after step {step:,}, whence it goes on")
+                    leg = leg.outgrown(state.params)
+
+                if "log" in due:
+                    trained = _report(leg.task, means.take())
                     timing, seconds_left = leg.speed.read(step)
                     console.live(status(step, config.steps, trained | timing, seconds_left))
                     row |= _prefixed("train", trained | timing | {"skipped": int(state.skipped)})
 
-                if last or _due(config.eval.every, step):
+                if due:
+                    leg = leg.adapted(state.params)
+
+                if "score" in due:
                     scores = leg.task.evaluate(state.params, "valid", limit=config.eval.limit or None, mesh=mesh)
                     row |= _prefixed("valid", scores)
                     score = _pick(scores, config.eval.metric)
@@ -100,15 +109,14 @@ def train(task, config, workdir: str) -> dict[str, float]:
 
                 if row:
                     log.write(step, row)  # before the checkpoint, so that a restored step has its row
-                save = last or stopped or improved or _due(config.checkpoint.every, step)
+                save = stopped or improved or "save" in due
                 if row or save:
                     _check_bad_steps(state, config.max_bad_steps, checkpoints)
-                if save:
-                    position = {"since_row": means.sums(), "best": best}
+                if save and step != checkpoints.latest_step:
+                    position = {"since_row": means.sums(), "best": best, "adapted": leg.task.adapted}
                     checkpoints.save(step, state, position)
-                if row or save:
+                if (row or save) and leg.speed:
                     leg.speed.resume(step)
-                    leg = leg.adapted(state.params)
 
             # The result.
             checkpoints.wait()
@@ -130,8 +138,11 @@ def train(task, config, workdir: str) -> dict[str, float]:
     return test
 
 
-def _due(every: int, step: int) -> bool:
-    return every > 0 and step % every == 0
+def _due(config, step: int) -> set[str]:
+    """What is to be done after a step."""
+    periods = {"log": config.log_every, "score": config.eval.every, "save": config.checkpoint.every}
+    last = step == config.steps
+    return {name for name, every in periods.items() if last or (every > 0 and step % every == 0)}
 
 
 def _report(task, means: dict[str, float]) -> dict[str, float]:

@@ -102,7 +102,7 @@ def test_a_task_that_changes_with_its_parameters_is_compiled_anew(tmp_path):
     class Adapting(FakeTask):
         size = 3
 
-        def adapt(self, params):
+        def adapt(self, params, *, frozen=False):
             size = 3 if float(jnp.abs(params["out"]["bias"]).max()) < 0.05 else 2
             if size == self.size:
                 return self
