@@ -3,15 +3,19 @@
 A new family is a file with a `Family`, one more entry here, and not done before every law beside this package passes.
 """
 
+from tests.laws.families.adaptive_span import ADAPTIVE_SPAN
 from tests.laws.families.family import CHUNK, Family
 from tests.laws.families.full import FULL
 from tests.laws.families.local import LOCAL
 from tests.laws.families.lsh import LSH
+from tests.laws.families.transformer_xl import TRANSFORMER_XL
 
 FAMILIES = (
     FULL,
     LOCAL,
     LSH,
+    ADAPTIVE_SPAN,
+    TRANSFORMER_XL,
 )
 
 __all__ = ["CHUNK", "FAMILIES", "Family"]
