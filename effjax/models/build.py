@@ -15,7 +15,7 @@ from effjax.models.stack import Stack
 
 # Rules of `training.sharding` for a decoder's parameters: heads and features over `tensor`, the other side over `fsdp`.
 DECODER_SHARDING = (
-    ("mixer/(query|key|value|query_key)/kernel", ("fsdp", "tensor", None)),
+    ("mixer/(query|key|value|query_key|distance)(_global)?/kernel", ("fsdp", "tensor", None)),
     ("mixer/out/kernel", ("tensor", None, "fsdp")),
     ("feed_forward/inner/kernel", ("fsdp", "tensor")),
     ("feed_forward/inner/bias", ("tensor",)),

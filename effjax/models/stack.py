@@ -29,7 +29,7 @@ class Stack(nn.Module):
       period: the blocks that repeat.
       repeats: how often.
       residual: one of the above.
-      remat: with "residual", recompute the activations of each period by `jax.checkpoint`.
+      remat: with "residual", recompute the activations of each block by `jax.checkpoint`.
 
     Source: Kitaev et al. 2020 (2001.04451), section 3; Gomez et al. 2017 (1707.04585).
     """

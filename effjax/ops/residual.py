@@ -1,6 +1,7 @@
 """The ordinary residual stack, in the block protocol of `effjax.ops.reversible`."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ def residual_stack(
       blocks, params, consts, states, keys: as in `effjax.ops.reversible.reversible_stack`.
       x: the stream, in the dtype in which residuals accumulate.
       add: whether the stack adds; see above.
-      remat: recompute each period in the backward pass instead of keeping its activations.
+      remat: recompute each block in the backward pass instead of keeping its activations.
 
     Returns:
       The stream after the last block, and what the blocks saved: per block of the period a pair, each leaf with a
@@ -39,18 +40,23 @@ def residual_stack(
     if states is None:
         states = [(None, None)] * len(blocks)
 
+    def block(halves, x, params, states, keys):
+        side = []
+        for j, half in enumerate(halves):
+            y, kept = half(params[j], x, consts, states[j], None if keys is None else keys[j], None)
+            x = x + y.astype(x.dtype) if add else y.astype(x.dtype)
+            side.append(kept)
+        return x, tuple(side)
+
+    # Block by block rather than period by period: a period may hold all the layers of a model.
+    run = [jax.checkpoint(partial(block, halves)) if remat else partial(block, halves) for halves in blocks]
+
     def period(x, per_repeat):
         params, states, keys = per_repeat
         saved = []
-        for i, halves in enumerate(blocks):
-            side = []
-            for j, half in enumerate(halves):
-                y, kept = half(params[i][j], x, consts, states[i][j], None if keys is None else keys[i, j], None)
-                x = x + y.astype(x.dtype) if add else y.astype(x.dtype)
-                side.append(kept)
-            saved.append(tuple(side))
+        for i, block in enumerate(run):
+            x, side = block(x, params[i], states[i], None if keys is None else keys[i])
+            saved.append(side)
         return x, tuple(saved)
 
-    if remat:
-        period = jax.checkpoint(period)
     return jax.lax.scan(period, x, (tuple(params), tuple(states), keys))
