@@ -1,0 +1,251 @@
+"""Attention under static patterns: Sparse Transformer, LogSparse, BigBird."""
+
+from typing import Any, ClassVar
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from effjax.layers.cache import KeyValueCache, nan_past_the_end, write
+from effjax.layers.mixer import at_least_one, neutralise, stream_segments
+from effjax.layers.projections import ConvolvedHeads, SeparateHeads, from_heads, to_heads
+from effjax.ops import patterns
+from effjax.ops.big_bird import big_bird_attention
+from effjax.ops.convolution import Tail, empty_tail
+from effjax.ops.full import full_attention
+from effjax.ops.sparse import sparse_attention
+
+FEW_QUERIES = 128  # a shorter piece of a stream looks at every key of the cache, under a mask
+
+
+class PatternAttention(SeparateHeads):
+    """Multi-head attention in which a rule about positions says who sees whom.
+
+    A subclass says which `pattern`. Streams keep all past keys and values: any of them may be seen again.
+
+    Attributes: those of `SeparateHeads`; implementations are those of `effjax.ops.sparse.sparse_attention`.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.pattern  # noqa: B018 - settings that make no sense are found out now
+
+    @property
+    def pattern(self) -> patterns.Pattern:
+        """Who sees whom."""
+        raise NotImplementedError
+
+    def mix(
+        self, x, state=None, replay=None, *, positions=None, padding_mask=None, segment_ids=None, deterministic=True
+    ):
+        x, dropout = neutralise(x, padding_mask), self.attention_dropout(deterministic)
+        rules = dict(padding_mask=padding_mask, segment_ids=segment_ids)
+        (q, k, v), kept = self.heads(x, positions, state, **rules)
+        if state is None:
+            y = self.attend(q, k, v, **rules, **dropout)
+        else:
+            y, state = self.stream(q, k, v, stream_segments(x, **rules), state, dropout, **kept)
+        return neutralise(self.out(y), padding_mask), state, ()
+
+    def heads(self, x, positions, state, **rules):
+        """Queries, keys and values, and what else the state has to keep."""
+        return self.project(x, positions, state), {}
+
+    def attend(self, q, k, v, **kwargs):
+        return sparse_attention(q, k, v, pattern=self.pattern, implementation=self.implementation, **kwargs)
+
+    def stream(self, q, k, v, segments, state: KeyValueCache, dropout, **kept):
+        """The next tokens against the cache."""
+        offset, length = state.index, q.shape[1]
+        state = state.append(k, v, segments, **kept)
+        keys, values, slots = state.key.astype(q.dtype), state.value.astype(q.dtype), state.key.shape[1]
+        if length <= FEW_QUERIES:
+            y = full_attention(
+                q,
+                keys,
+                values,
+                causal=True,
+                mask=mask_of(self.pattern, self.n_heads, offset + jnp.arange(length), jnp.arange(slots)),
+                segment_ids=jnp.maximum(segments, 0),
+                key_segment_ids=state.segment_ids,
+                query_offset=offset,
+                **dropout,
+            )
+        else:  # a pass over the whole cache, of which the new tokens are kept
+            queries = write(jnp.zeros(keys.shape, q.dtype), q, offset)
+            padding = state.segment_ids >= 0
+            y = self.attend(queries, keys, values, padding_mask=padding, segment_ids=state.segment_ids, **dropout)
+            y = jax.lax.dynamic_slice_in_dim(y, offset, length, axis=1)
+        return nan_past_the_end(y, state.index, slots), state
+
+    def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> KeyValueCache:
+        self.check_stream()
+        return KeyValueCache.empty((batch_size, max_length, self.n_heads, self.head_dim), dtype)
+
+    def check_stream(self):
+        if not self.causal:
+            raise ValueError("causal=False cannot stream: a token's output needs tokens that are still to come")
+
+
+def mask_of(pattern, n_heads, query_positions, key_positions):
+    """Whom a few queries may see, `[1, N or 1, queries, keys]`, of positions that may be traced."""
+    heads = jnp.arange(n_heads)[:, None, None]
+    mask = pattern.allows(query_positions[:, None], key_positions, heads)
+    return jnp.broadcast_to(mask, (*(mask.shape[:-2] or (1,)), query_positions.size, key_positions.size))[None]
+
+
+class CausalPattern(PatternAttention):
+    """A pattern that exists towards the past only."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.causal:
+            raise ValueError("causal=False; this pattern looks back only, True is allowed")
+
+
+class StridedAttention(CausalPattern):
+    """A position sees the last `stride` positions and every `stride`-th one before: cost n (stride + n / stride).
+
+    Attributes:
+      stride: in tokens, near the square root of the length.
+      form: "merged", "split", "local" or "far", see `effjax.ops.patterns.Strided`; layers that take turns have one form
+        per block of the period.
+      and those of `SeparateHeads`.
+
+    Source: Child et al. 2019 (1904.10509), section 4.3.
+    """
+
+    per_block: ClassVar[tuple[str, ...]] = ("form",)
+
+    stride: int = 128
+    form: str = "merged"
+
+    @property
+    def pattern(self):
+        return patterns.Strided(self.stride, form=self.form)
+
+
+class FixedAttention(CausalPattern):
+    """A position sees its own block and the last `summary` cells of those before: cost n (block + summary n / block).
+
+    Attributes:
+      block: in tokens, near the square root of the length.
+      summary: cells of every block that later blocks see, c.
+      groups: heads in so many groups see different cells.
+      form: as in `StridedAttention`.
+      and those of `SeparateHeads`.
+
+    Source: Child et al. 2019 (1904.10509), section 4.3.
+    """
+
+    per_block: ClassVar[tuple[str, ...]] = ("form",)
+
+    block: int = 128
+    summary: int = 32
+    groups: int = 1
+    form: str = "merged"
+
+    @property
+    def pattern(self):
+        return patterns.Fixed(self.block, self.summary, groups=self.groups, form=self.form)
+
+
+@flax.struct.dataclass
+class ConvolvedCache(KeyValueCache):
+    """A key/value cache, and the inputs that the convolutions of the next token still see."""
+
+    tail: Tail
+
+
+class LogSparseAttention(CausalPattern):
+    """A position sees those at distances 0, 1, 2, 4, 8, ..., with queries and keys that know their neighbourhood.
+
+    q_t = sum_j Wq_j x_{t-j} + b, j < qk_kernel, keys alike; values are those of each position alone.
+
+    Attributes:
+      local: latest positions that are all seen; the distances of the others count from there.
+      restart: the pattern begins again every so many positions back; 0: never.
+      qk_kernel: taps k of the causal convolution that makes queries and keys; 1 is a linear projection without bias.
+      and those of `SeparateHeads`.
+
+    Source: Li et al. 2019 (1907.00235), section 4.
+    """
+
+    local: int = 1
+    restart: int = 0
+    qk_kernel: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least_one(qk_kernel=self.qk_kernel)
+
+    @property
+    def pattern(self):
+        return patterns.LogSparse(local=self.local, restart=self.restart or None)
+
+    def setup(self):
+        if self.qk_kernel == 1:
+            return super().setup()
+        convolved = dict(n_heads=self.n_heads, head_dim=self.head_dim, kernel_size=self.qk_kernel, dtype=self.dtype)
+        self.query, self.key = ConvolvedHeads(**convolved), ConvolvedHeads(**convolved)
+        self.value = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
+        self.out = from_heads(self.d_model, dtype=self.dtype)
+
+    def heads(self, x, positions, state, **rules):
+        if self.qk_kernel == 1:
+            return super().heads(x, positions, state)
+        tail = None if state is None else state.tail
+        (q, tail), (k, _) = self.query(x, tail, **rules), self.key(x, tail, **rules)
+        return (*self.rotate(q, k, positions, state), self.value(x)), {} if state is None else {"tail": tail}
+
+    def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int):
+        cache = super().initial_state(batch_size, dtype, max_length=max_length)
+        if self.qk_kernel == 1:
+            return cache
+        tail = empty_tail(batch_size, self.qk_kernel, self.d_model, dtype)
+        return ConvolvedCache(cache.key, cache.value, cache.segment_ids, cache.index, tail)
+
+
+class BigBirdAttention(PatternAttention):
+    """A position sees the blocks around it, the first blocks, and random blocks; the first see all. Cost linear.
+
+    Towards both sides the last block of each example is global as well. A causal one draws its random blocks from the
+    past, and no query sees more than that.
+
+    Attributes:
+      block: in tokens.
+      n_random: random blocks of every block of queries, by head.
+      n_window: neighbouring blocks, one's own in the middle.
+      n_global: first blocks, which all see and which see all.
+      among: towards both sides, random blocks come from the first so many: those of the greatest length.
+      seed: of the draws; layers that should differ have one per block of the period.
+      and those of `SeparateHeads`.
+
+    Source: Zaheer et al. 2020 (2007.14062), section 2.
+    """
+
+    per_block: ClassVar[tuple[str, ...]] = ("seed",)
+
+    block: int = 64
+    n_random: int = 3
+    n_window: int = 3
+    n_global: int = 1
+    among: int = 64
+    seed: int = 0
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        names = ("n_random", "n_window", "n_global", "seed")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def pattern(self):
+        if self.causal:
+            return patterns.Causal() & patterns.big_bird(self.block, **self.sizes)
+        return patterns.big_bird(self.block, among=self.among, **self.sizes)
+
+    def attend(self, q, k, v, **kwargs):
+        if self.causal:
+            return super().attend(q, k, v, **kwargs)
+        sizes = dict(block=self.block, among=self.among, **self.sizes)
+        return big_bird_attention(q, k, v, **sizes, implementation=self.implementation, **kwargs)

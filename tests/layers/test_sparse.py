@@ -1,0 +1,149 @@
+"""Layers of static patterns: what they see, how they stream, and which settings they refuse."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from effjax.layers import FullAttention, sparse, window
+from effjax.layers.sparse import BigBirdAttention, FixedAttention, LogSparseAttention, StridedAttention
+from effjax.layers.window import WindowAttention
+
+D_MODEL, LENGTH = 16, 45
+CAUSAL = {
+    "strided": functools.partial(StridedAttention, stride=6),
+    "strided, heads split": functools.partial(StridedAttention, stride=6, form="split"),
+    "fixed": functools.partial(FixedAttention, block=8, summary=2),
+    "fixed, summary only": functools.partial(FixedAttention, block=8, summary=2, form="far"),
+    "log-sparse": functools.partial(LogSparseAttention, local=2),
+    "convolved log-sparse": functools.partial(LogSparseAttention, restart=12, qk_kernel=4),
+    "big bird": functools.partial(BigBirdAttention, block=4, n_random=1),
+    "window": functools.partial(WindowAttention, window=5),
+    "window of oneself": functools.partial(WindowAttention, window=1, sinks=1),
+    "sinks": functools.partial(WindowAttention, window=5, sinks=3),
+}
+
+
+@functools.cache
+def build(name, **kwargs):
+    layer = CAUSAL[name](d_model=D_MODEL, n_heads=2, head_dim=8, **kwargs)
+    return layer, jax.jit(layer.init)(jax.random.key(0), jnp.zeros((1, 3, D_MODEL)))
+
+
+def tokens(length=LENGTH, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(2, length, D_MODEL)), jnp.float32)
+
+
+@functools.cache
+def influence(name):
+    """Which inputs each output depends on, bool [T, T], from the gradient of random sums of outputs."""
+    layer, params = build(name)
+    jacobian = jax.jit(jax.jacrev(lambda x: layer.apply(params, x)[0][0].sum(-1)))(tokens(30)[:1])
+    return np.abs(jacobian[:, 0]).max(-1) > 0
+
+
+@pytest.mark.parametrize("name", ["strided", "fixed", "log-sparse", "sinks", "big bird"])
+def test_outputs_depend_on_what_the_pattern_allows(name):
+    layer, _ = build(name)
+    allowed = np.any([layer.pattern.dense(30, head) for head in range(2)], axis=0)
+    assert np.array_equal(influence(name) | np.eye(30, dtype=bool), allowed | np.eye(30, dtype=bool))
+
+
+def test_convolution_widens_what_is_seen_and_stays_causal():
+    plain = LogSparseAttention(D_MODEL, 2, 8, restart=12).pattern.dense(30)
+    wider = np.any([np.pad(plain, ((0, 0), (0, 3)))[:, shift : shift + 30] for shift in range(4)], axis=0)
+    own = np.tri(30, dtype=bool) & ~np.tri(30, k=-4, dtype=bool)
+    assert np.array_equal(influence("convolved log-sparse"), wider | own)
+
+
+def test_a_kernel_of_one_is_a_linear_projection():
+    """Canonical attention is the case k = 1; a longer kernel whose earlier taps are 0 computes the same."""
+    one, params = build("log-sparse")
+    four = one.clone(qk_kernel=4)
+    longer = jax.tree.map(jnp.zeros_like, jax.jit(four.init)(jax.random.key(0), tokens(3))["params"])
+    for name in ("query", "key"):
+        longer[name]["kernel"] = longer[name]["kernel"].at[-1].set(params["params"][name]["kernel"])
+    longer |= {name: params["params"][name] for name in ("value", "out")}
+    y = jax.jit(one.apply)(params, tokens())[0]
+    np.testing.assert_allclose(jax.jit(four.apply)({"params": longer}, tokens())[0], y, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        StridedAttention(D_MODEL, 2, 8, stride=LENGTH),
+        FixedAttention(D_MODEL, 2, 8, block=LENGTH, summary=1),
+        LogSparseAttention(D_MODEL, 2, 8, local=LENGTH),
+        WindowAttention(D_MODEL, 2, 8, window=LENGTH),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_pattern_that_covers_the_length_is_full_attention(layer):
+    _, params = build("strided")  # all of them have the same parameters
+    expected = jax.jit(FullAttention(D_MODEL, 2, 8).apply)(params, tokens())[0]
+    np.testing.assert_allclose(jax.jit(layer.apply)(params, tokens())[0], expected, atol=1e-5)
+
+
+def stream(layer, params, x, pieces):
+    apply, outputs, start = jax.jit(layer.apply), [], 0
+    state = layer.initial_state(x.shape[0], max_length=x.shape[1])
+    for length in pieces:
+        y, state = apply(params, x[:, start : start + length], state)
+        outputs.append(y)
+        start += length
+    return np.concatenate(outputs, axis=1)
+
+
+QUICK = ("fixed", "convolved log-sparse", "sinks")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in CAUSAL]
+)
+def test_streams_of_long_and_short_pieces_equal_one_pass(name, monkeypatch):
+    monkeypatch.setattr(sparse, "FEW_QUERIES", 4)  # the long pieces take the form for many queries
+    monkeypatch.setattr(window, "PIECE", 8)
+    layer, params = build(name)
+    whole = jax.jit(layer.apply)(params, tokens())[0]
+    np.testing.assert_allclose(stream(layer, params, tokens(), [20, 1, 1, 1, 1, 1, 20]), whole, atol=1e-5)
+
+
+def test_a_window_keeps_no_more_than_it_sees():
+    layer, _ = build("sinks")
+    shapes = {leaf.shape for leaf in jax.tree.leaves(layer.initial_state(1, max_length=10**6))}
+    assert shapes == {(1, 3 + 5 - 1, 2, 8), (1, 3 + 5 - 1), ()}
+
+
+def test_dropout_of_a_stream_differs_from_piece_to_piece(monkeypatch):
+    monkeypatch.setattr(window, "PIECE", 8)
+    layer, params = build("window", dropout_rate=0.5)
+    same = jnp.broadcast_to(tokens()[:, :1], (2, 40, D_MODEL))
+    state = layer.initial_state(2, max_length=40)
+    run = jax.jit(
+        lambda state: layer.apply(params, same, state, deterministic=False, rngs={"dropout": jax.random.key(1)})
+    )
+    y = np.asarray(run(state)[0])
+    assert np.isfinite(y).all()
+    assert not np.array_equal(y[:, 8:16], y[:, 16:24])
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda **sizes: StridedAttention(stride=0, **sizes), "stride is 0"),
+        (lambda **sizes: StridedAttention(form="both", **sizes), "form is 'both'"),
+        (lambda **sizes: StridedAttention(causal=False, **sizes), "causal=False; this pattern looks back only"),
+        (lambda **sizes: FixedAttention(block=8, summary=9, **sizes), "summary is 9"),
+        (lambda **sizes: LogSparseAttention(local=0, **sizes), "local is 0"),
+        (lambda **sizes: LogSparseAttention(qk_kernel=0, **sizes), "qk_kernel=0; 1 or more"),
+        (lambda **sizes: BigBirdAttention(n_window=2, **sizes), "n_window is 2"),
+        (lambda **sizes: BigBirdAttention(causal=False, among=1, **sizes), "among is 1"),
+        (lambda **sizes: WindowAttention(window=0, **sizes), "window is 0"),
+        (lambda **sizes: WindowAttention(sinks=-1, **sizes), "sinks is -1"),
+    ],
+)
+def test_mistakes_are_named_at_construction(make, words):
+    with pytest.raises(ValueError, match=words):
+        make(d_model=16, n_heads=2, head_dim=8)
