@@ -1,4 +1,4 @@
-"""Windows that score every token of a text once, each with a guaranteed amount of context."""
+"""Windows or streams that score every token of a text once: with a guaranteed amount of context, or with a state."""
 
 from collections.abc import Iterator
 
@@ -46,8 +46,7 @@ def scoring_batches(
     check_at_least(1, context=context, stride=stride)
     if stride > context:
         raise UserError(f"stride={stride} would skip targets; at most context={context} is allowed")
-    if len(tokens) < 2:
-        raise UserError(f"a text of {len(tokens)} tokens has no target to score; at least 2 tokens are needed")
+    check_has_target(tokens)
     rows = rows_per_process(batch_size, process_index, process_count)
     last = len(tokens) - 1
     windows = 1 + max(0, -(-(last - context) // stride))
@@ -57,13 +56,73 @@ def scoring_batches(
         window = batch * batch_size + process_index * rows + np.arange(rows)[:, None]
         position = window * stride + np.arange(context)
         real = (position < last) & (window < windows)
-        scored = real & ((window == 0) | (np.arange(context) >= context - stride))
-        # Padding repeats the last token or target: any id would do.
-        return {
-            "inputs": tokens[np.minimum(position, last)].astype(np.int32),
-            "targets": tokens[np.minimum(position + 1, last)].astype(np.int32),
-            "weights": scored.astype(np.float32),
-            "padding_mask": real,
-        }
+        return scored_rows(tokens, position, real, real & ((window == 0) | (np.arange(context) >= context - stride)))
 
     return prefetched(grain.MapDataset.range(batches).map(cut))
+
+
+def scoring_streams(
+    tokens: np.ndarray,
+    *,
+    length: int,
+    streams: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches that go through a text in parallel streams, for models that carry state from batch to batch.
+
+    The targets are cut into `streams` stretches of equal length (the last ones may be shorter), and row `r` reads the
+    stretch `r`, `length` targets a batch. All are scored, those at the start of a stretch with little before them.
+
+    Args:
+      tokens: ids, `[N]`, at least two.
+      length: targets per row and batch.
+      streams: stretches that are read side by side.
+      batch_size: rows of a global batch, at least `streams`; the others are padding.
+      process_index, process_count: as in `scoring_batches`.
+
+    Returns:
+      Iterator of dicts as those of `scoring_batches`, `[batch_size / process_count, length]`.
+
+    Raises:
+      UserError: as `scoring_batches`.
+
+    Source: Dai et al. 2019 (1901.02860), evaluation in its code.
+    """
+    import grain
+
+    check_at_least(1, length=length, streams=streams)
+    check_at_least(streams, batch_size=batch_size)
+    check_has_target(tokens)
+    rows = rows_per_process(batch_size, process_index, process_count)
+    last = len(tokens) - 1
+    stretch = -(-last // streams)
+    start = (process_index * rows + np.arange(rows)[:, None]) * stretch
+
+    def cut(batch: int) -> dict[str, np.ndarray]:
+        along = batch * length + np.arange(length)
+        position = start + along
+        real = (along < stretch) & (position < last)
+        return scored_rows(tokens, position, real, real)
+
+    return prefetched(grain.MapDataset.range(-(-stretch // length)).map(cut))
+
+
+def check_has_target(tokens: np.ndarray) -> None:
+    """Raises UserError for a text in which no token has one before it."""
+    if len(tokens) < 2:
+        raise UserError(f"a text of {len(tokens)} tokens has no target to score; at least 2 tokens are needed")
+
+
+def scored_rows(
+    tokens: np.ndarray, position: np.ndarray, real: np.ndarray, scored: np.ndarray
+) -> dict[str, np.ndarray]:
+    """A batch whose inputs stand at the positions; padding repeats the last token or target, as any id would do."""
+    last = len(tokens) - 1
+    return {
+        "inputs": tokens[np.minimum(position, last)].astype(np.int32),
+        "targets": tokens[np.minimum(position + 1, last)].astype(np.int32),
+        "weights": scored.astype(np.float32),
+        "padding_mask": real,
+    }

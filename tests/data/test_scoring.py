@@ -1,11 +1,11 @@
-"""The scorer's windows, by brute force: every target once, with the context that was promised."""
+"""The scorer's windows and streams, by brute force: every target once, with the context that was promised."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from effjax.data import scoring_batches
+from effjax.data import scoring_batches, scoring_streams
 from effjax.errors import UserError
 
 
@@ -74,3 +74,28 @@ def test_nothing_to_score(count):
 def test_bad_settings(settings, message):
     with pytest.raises(UserError, match=message):
         scoring_batches(np.zeros(9, np.uint8), **dict(context=4, stride=4, batch_size=2) | settings)
+
+
+STREAMS = [(2, 3, 1, 1, 1), (2, 3, 2, 2, 2), (40, 3, 4, 4, 2), (41, 5, 3, 4, 2), (12, 50, 5, 8, 4), (7, 1, 6, 6, 1)]
+
+
+@pytest.mark.parametrize("count,length,streams,batch_size,processes", STREAMS)
+def test_streams_read_every_target_once_in_order(count, length, streams, batch_size, processes):
+    tokens = np.arange(count, dtype=np.uint16)
+    settings = dict(length=length, streams=streams, batch_size=batch_size, process_count=processes)
+    shares = [list(scoring_streams(tokens, process_index=index, **settings)) for index in range(processes)]
+    steps = [{name: np.concatenate([share[name] for share in step]) for name in step[0]} for step in zip(*shares)]
+    whole = {name: np.concatenate([step[name] for step in steps], axis=1) for name in steps[0]}
+    assert whole["inputs"].shape[0] == batch_size and whole["inputs"].shape[1] < -(-(count - 1) // streams) + length
+    np.testing.assert_array_equal(whole["weights"] > 0, whole["padding_mask"])
+    read = []
+    for inputs, targets, real in zip(*(whole[name] for name in ("inputs", "targets", "padding_mask"))):
+        assert real[: real.sum()].all()  # padding only at the end: it stands between no two tokens of a stream
+        np.testing.assert_array_equal(targets[real], inputs[real] + 1)
+        read.extend(targets[real])
+    np.testing.assert_array_equal(read, np.arange(1, count))
+
+
+def test_streams_need_a_row_each():
+    with pytest.raises(UserError, match="batch_size=3"):
+        scoring_streams(np.arange(9), length=2, streams=4, batch_size=3)
