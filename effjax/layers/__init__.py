@@ -10,6 +10,7 @@ from effjax.layers.local import LocalAttention
 from effjax.layers.longformer import LongformerAttention
 from effjax.layers.lsh import LSHAttention
 from effjax.layers.mixer import Mixer
+from effjax.layers.performer import PerformerAttention
 from effjax.layers.positions import AxialPositions, FactorisedPositions, SinusoidalPositions
 from effjax.layers.transformer_xl import TransformerXLAttention
 from effjax.layers.vocabulary import Vocabulary
@@ -20,6 +21,7 @@ MIXERS = {
     "local": LocalAttention,
     "longformer": LongformerAttention,
     "lsh": LSHAttention,
+    "performer": PerformerAttention,
     "transformer_xl": TransformerXLAttention,
 }
 
@@ -34,6 +36,7 @@ __all__ = [
     "LocalAttention",
     "LongformerAttention",
     "Mixer",
+    "PerformerAttention",
     "SinusoidalPositions",
     "TransformerXLAttention",
     "Vocabulary",

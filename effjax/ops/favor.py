@@ -92,7 +92,7 @@ def favor_attention(
       scale: of the estimated logits; 1 / sqrt(H) if None. Queries and keys are each multiplied by its root.
       epsilon: added to every feature (see `favor_features`); None: 1e-6 for "softmax" and "hyperbolic", 0 for
         "trigonometric", 1e-3 for the others. It bounds weights from below, and the gradient with them; 0 is unbiased.
-      denominator_epsilon: added to every sum of weights.
+      denominator_epsilon: where causal, added to every element of z_i, for the sake of public code that does so.
       stabilizer: "running", as above; "global", as in public code: exponents w . k are reduced by their maximum over
         all keys, so that through epsilon the future leaks into the past, and a stream cannot be split.
       chunk_size: positions whose features exist at once.

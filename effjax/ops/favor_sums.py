@@ -15,7 +15,9 @@ from jax import lax
 
 from effjax.ops.masking import FLOOR, MASKED
 
-SMALLEST = 1e-25  # a sum of non-negative weights below it counts as nothing, so that no gradient overflows
+SMALLEST = (
+    1e-18  # a sum of non-negative weights below it counts as nothing: its inverse square, in gradients, is finite
+)
 GUARD = 1e-6  # of a sum of weights that may be negative
 
 
@@ -44,7 +46,7 @@ class Setting:
       query_features, key_features: x [c, H] -> (u [c, F], c [c]).
       chunk_size: rows that are looked at together; divides the length.
       signed: whether weights may be negative.
-      denominator_epsilon: added to the sum of weights.
+      denominator_epsilon: added to every element of `Sums.total` as rows read it.
     """
 
     query_features: Callable
@@ -55,11 +57,11 @@ class Setting:
 
     def divide(self, rows: Rows, dtype):
         """The mean value; 0 for a row that saw nothing."""
-        total = rows.total + self.denominator_epsilon
+        total = rows.total
         if self.signed:
             total = jnp.where(jnp.abs(total) <= GUARD, total + 2 * GUARD, total)
             return (rows.weighted / total[..., None]).astype(dtype)
-        nothing = rows.total <= SMALLEST
+        nothing = total <= SMALLEST
         total = jnp.where(nothing, 1, total)
         return jnp.where(nothing[..., None], 0, rows.weighted / total[..., None]).astype(dtype)
 
@@ -132,7 +134,10 @@ def _read_and_add(setting, sums, q, k, v, query_documents, key_documents, *, str
     s = jnp.einsum("qf,kf->qk", features.astype(v.dtype), key_features.astype(v.dtype), preferred_element_type=wide)
     s = s * jnp.exp(key_scales - scale[:, None])
     own = jnp.einsum("qk,kh->qh", s.astype(v.dtype), v, preferred_element_type=wide)
-    rows = Rows(rows.weighted + own, rows.total + s.sum(-1), scale)
+    total = rows.total + s.sum(-1)
+    if setting.denominator_epsilon:
+        total += setting.denominator_epsilon * features.sum(-1)
+    rows = Rows(rows.weighted + own, total, scale)
     return rows, _add_features(sums, key_features, key_scale, v, key_documents, query_documents[-1])
 
 

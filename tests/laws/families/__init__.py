@@ -8,6 +8,7 @@ from tests.laws.families.family import CHUNK, Family
 from tests.laws.families.full import FULL
 from tests.laws.families.local import LOCAL
 from tests.laws.families.lsh import LSH
+from tests.laws.families.performer import PERFORMER
 from tests.laws.families.transformer_xl import TRANSFORMER_XL
 
 FAMILIES = (
@@ -16,6 +17,7 @@ FAMILIES = (
     LSH,
     ADAPTIVE_SPAN,
     TRANSFORMER_XL,
+    PERFORMER,
 )
 
 __all__ = ["CHUNK", "FAMILIES", "Family"]
