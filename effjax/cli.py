@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model, or continue training it",
     "evaluate": "score a checkpoint",
     "generate": "generate text from a checkpoint",
+    "compare": "time, memory, FLOPs and error of the families, side by side at equal shapes",
     "plan": "count parameters, FLOPs and memory of a configuration; no device is touched",
 }
 
@@ -46,6 +47,16 @@ def argument_parser(command: str, description: str) -> ArgumentParser:
         "--config", metavar="FILE.py[:PRESET]", help="the experiment, such as configs/reformer_enwik8.py:tiny"
     )
     return parser
+
+
+def plain_parser(command: str, description: str) -> ArgumentParser:
+    """The parser of a command that takes no configuration."""
+    return ArgumentParser(
+        prog=f"effjax {command}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def add_workdir_flag(parser: ArgumentParser) -> None:
