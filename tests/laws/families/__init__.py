@@ -7,6 +7,7 @@ from tests.laws.families.adaptive_span import ADAPTIVE_SPAN
 from tests.laws.families.family import CHUNK, Family
 from tests.laws.families.full import FULL
 from tests.laws.families.local import LOCAL
+from tests.laws.families.longformer import LONGFORMER
 from tests.laws.families.lsh import LSH
 from tests.laws.families.performer import PERFORMER
 from tests.laws.families.transformer_xl import TRANSFORMER_XL
@@ -18,6 +19,7 @@ FAMILIES = (
     ADAPTIVE_SPAN,
     TRANSFORMER_XL,
     PERFORMER,
+    LONGFORMER,
 )
 
 __all__ = ["CHUNK", "FAMILIES", "Family"]
