@@ -99,7 +99,7 @@ class _Chunks:
         if band.dropout_rate:
             shape = (self.chunk, len(self.offsets) * self.chunk + self.tokens)
             keep = keep_scale(rules.dropout_key, shape, band.dropout_rate, self.accumulator)
-            *self.keep, self.keep_global = jnp.split(keep, self.chunk * jnp.arange(1, len(self.offsets) + 1), axis=1)
+            *self.keep, self.keep_global = jnp.split(keep, [self.chunk * (i + 1) for i in range(len(self.offsets))], axis=1)
 
     def split(self, x, fill=0):
         """[B, T, ...] -> [B, chunks, chunk, ...]."""

@@ -113,7 +113,7 @@ def backward(band, q, k, v, tokens, rules, out, lse, g):
     grads = jax.tree.map(slabs.join, slabs.map_rows(one_row, (rows, sides)))
     grad_q, (grad_k, grad_v, *token_grads) = grads
     mine = slice(band.before, band.before + slabs.length)
-    return grad_q[:, : slabs.length], grad_k[:, mine], grad_v[:, mine], token_grads
+    return grad_q[:, : slabs.length], grad_k[:, mine], grad_v[:, mine], tuple(token_grads)
 
 
 def _product(a, b, accumulator):

@@ -87,7 +87,7 @@ def test_hugging_face_model():
             output = f"{layer}.attention.output"
             params = to_heads(weights, f"{layer}.attention.self.")
             params |= from_heads(weights[f"{output}.dense.weight"].T, weights[f"{output}.dense.bias"])
-            mixed, _ = GOLDEN.apply({"params": params}, x, global_mask=inputs["global_mask"] > 0)
+            mixed, _ = GOLDEN.apply({"params": params}, x, global_mask=jnp.asarray(inputs["global_mask"] > 0))
             x = norm(x + mixed, output)
             hidden = jax.nn.gelu(linear(x, f"{layer}.intermediate.dense"), approximate=False)
             x = norm(x + linear(hidden, f"{layer}.output.dense"), f"{layer}.output")
