@@ -45,9 +45,11 @@ FIELDS = (
     ("mesh.sequence", 1, "devices along the length"),
     ("sharding", (), "rules (path regex, mesh axes of the trailing dimensions); the first that matches holds"),
     ("eval.every", 500, "steps between scores of the valid split; 0: after the last step only"),
+    ("eval.reader", "windows", "windows (each by itself) or streams (side by side, state carried along, no stride)"),
     ("eval.context", 512, "bytes the scorer sees at once"),
     ("eval.stride", 256, "targets it scores in each window"),
-    ("eval.batch_size", 8, "windows it scores at once"),
+    ("eval.batch_size", 8, "windows it scores at once, or streams"),
+    ("eval.model", (), "pairs (field of model, value) that hold for scoring, such as a longer memory"),
     ("eval.limit", 0, "targets of the periodic score; 0: the whole split"),
     ("eval.metric", "bits_per_byte", "the score that names the best checkpoint; lower is better"),
     ("eval.test", True, "score the whole test split at the end"),
@@ -128,6 +130,47 @@ def apply_overrides(config: ConfigDict, overrides: list[tuple[str, str]]) -> Con
             group = group[part]
         group[name] = _parse(key, text, fields[key])
     return config
+
+
+def set_fields(config: ConfigDict, fields, *, source: str, may_set: tuple[str, ...] = ("",)) -> None:
+    """Sets fields to values of the types that they have, in place.
+
+    Args:
+      config: a configuration or a part of one, unlocked.
+      fields: pairs such as `("optimizer.warmup", 500)`.
+      source: what sets them, for the error.
+      may_set: beginnings of the names that may be set.
+
+    Raises:
+      UserError: no such pairs, no such field, or a value of another type.
+    """
+    if not isinstance(fields, tuple) or not all(isinstance(field, tuple) and len(field) == 2 for field in fields):
+        raise UserError(f"{source}: {fields!r} is no tuple of pairs (field, value)")
+    known = flatten(config)
+    for key, value in fields:
+        if key not in known or not key.startswith(may_set):
+            names = ", ".join(sorted(known) if may_set == ("",) else (name.rstrip(".") for name in may_set))
+            raise UserError(f"{source} sets {key!r}; fields of {names} are allowed")
+        if not _fits(value, known[key]):
+            raise UserError(f"{source} sets {key}={value!r}; expected {type(known[key]).__name__}, as in the rest")
+        *groups, name = key.split(".")
+        group = config
+        for part in groups:
+            group = group[part]
+        with group.ignore_type():
+            group[name] = value
+
+
+def _fits(value, current) -> bool:
+    """Whether a value is of another one's type; one value for all blocks may stand for a tuple of one for each."""
+
+    def kinds(x):
+        return set().union(*map(kinds, x)) if isinstance(x, tuple) else {type(x)}
+
+    allowed = kinds(current)
+    if float in allowed:
+        allowed.add(int)
+    return not allowed or current is None or kinds(value) <= allowed
 
 
 def check_config(config: ConfigDict) -> None:

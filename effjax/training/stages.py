@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ml_collections import ConfigDict
 
 from effjax.errors import UserError
-from effjax.training.config import check_config, flatten
+from effjax.training.config import check_config, set_fields
 
 # What a stage may set, whole fields or groups: nothing that names the parameters, the data or the run.
 MAY_SET = ("batch_size", "accumulate", "dtype", "data.length", "data.stride", "model.", "optimizer.", "eval.")
@@ -73,34 +73,9 @@ def _stage_config(config: ConfigDict, number: int, stage) -> ConfigDict:
             raise UserError(f"config.stages: stage {number}, {stage!r}, is no pair (steps, ((field, value), …))")
     own = config.copy_and_resolve_references().unlock()
     own.stages, own.steps = (), steps
-    known = flatten(config)
-    for key, value in fields:
-        if key not in known or not key.startswith(MAY_SET):
-            names = ", ".join(name.rstrip(".") for name in MAY_SET)
-            raise UserError(f"config.stages: stage {number} sets {key!r}; fields of {names} are allowed")
-        if not _fits(value, known[key]):
-            kind = type(known[key]).__name__
-            raise UserError(f"config.stages: stage {number} sets {key}={value!r}; expected {kind}, as in the rest")
-        *groups, name = key.split(".")
-        group = own
-        for part in groups:
-            group = group[part]
-        with group.ignore_type():
-            group[name] = value
+    set_fields(own, fields, source=f"config.stages: stage {number}", may_set=MAY_SET)
     try:
         check_config(own)
     except UserError as error:
         raise UserError(f"config.stages: in stage {number}, {error}") from error
     return own.lock()
-
-
-def _fits(value, current) -> bool:
-    """Whether a value is of another one's type; one value for all blocks may stand for a tuple of one for each."""
-
-    def kinds(x):
-        return set().union(*map(kinds, x)) if isinstance(x, tuple) else {type(x)}
-
-    allowed = kinds(current)
-    if float in allowed:
-        allowed.add(int)
-    return not allowed or current is None or kinds(value) <= allowed
