@@ -4,26 +4,16 @@ import math
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from effjax.layers.mixer import Mixer, neutralise, stream_segments
 from effjax.layers.projections import from_heads, to_heads
+from effjax.layers.recent import RecentRows
 from effjax.ops.adaptive_span import adaptive_span_attention, check_sizes
 
 BLOCK = 64  # the visited context changes by whole blocks
-
-
-@flax.struct.dataclass
-class RecentInputs:
-    """The last inputs of a stream, from which keys and values are projected anew, so that they train the projections;
-    or, of a layer whose parameters are `frozen`, those keys and values. O(span), whatever the length of the stream."""
-
-    rows: tuple[jax.Array, ...]  # (inputs [B, K, D],) or (keys, values), [B, K, N, H] each; the newest last
-    segment_ids: jax.Array  # [B, K], -1 where empty or padded
-    index: jax.Array  # tokens seen so far
 
 
 class AdaptiveSpanAttention(Mixer):
@@ -52,6 +42,7 @@ class AdaptiveSpanAttention(Mixer):
     """
 
     bounded_state: ClassVar[bool] = True
+    adaptive: ClassVar[tuple[str, ...]] = ("visited", "frozen")
 
     max_span: int = 1024
     ramp: int = 32
@@ -108,8 +99,12 @@ class AdaptiveSpanAttention(Mixer):
             rules = dict(padding_mask=padding_mask, segment_ids=segment_ids, zero_cache=self.zero_cache)
         else:
             segments = stream_segments(x, padding_mask, segment_ids)
-            k, v, key_segments, state = self.extend(x, segments, state)
-            rules = dict(segment_ids=jnp.maximum(segments, 0), key_segment_ids=key_segments)
+            new = (self.key(x), self.value(x)) if self.frozen else (x,)
+            rows, key_segments, state = state.extend(new, segments)
+            seen = min(self.visited or self.max_span, state.segment_ids.shape[1]) + x.shape[1]
+            rows = [row[:, -seen:] for row in rows]  # what lies further back is kept for wider spans
+            k, v = rows if self.frozen else (self.key(rows[0]), self.value(rows[0]))
+            rules = dict(segment_ids=jnp.maximum(segments, 0), key_segment_ids=key_segments[:, -seen:])
         y = adaptive_span_attention(
             q,
             k,
@@ -124,8 +119,9 @@ class AdaptiveSpanAttention(Mixer):
             **self.attention_dropout(deterministic),
         )
         if self.visited not in (None, self.max_span):
-            reach = span + self.ramp < self.visited
-            y = jnp.where(reach[..., None], y, jnp.nan)
+            y = jnp.where((span + self.ramp < self.visited)[..., None], y, jnp.nan)
+        if self.penalises_activations and not self.is_initializing():
+            self.sow("penalties", "mean_span", self.span_loss * mean_of_tokens(span, padding_mask))
         return neutralise(self.out(y), padding_mask), state, ()
 
     def spans(self, x):
@@ -134,62 +130,62 @@ class AdaptiveSpanAttention(Mixer):
             return self.max_span * jax.nn.sigmoid(self.span(x).astype(jnp.float32))
         return self.max_span * self.share
 
-    def penalty(self, params) -> jax.Array:
-        """`lambda S mean(c)` over the heads."""
-        return self.span_loss * self.max_span * jnp.mean(params["share"])
-
     def after_update(self, params, *, step, key):
         """The shares, back in [0, 1]."""
-        return params | {"share": jnp.clip(params["share"], 0.0, 1.0)}
+        return params if self.dynamic else params | {"share": jnp.clip(params["share"], 0.0, 1.0)}
+
+    def penalty(self, params) -> jax.Array:
+        """`lambda S mean(c)` over the heads; a span that is computed from the input adds its own in `mix`."""
+        return jnp.zeros(()) if self.dynamic else self.span_loss * self.max_span * jnp.mean(params["share"])
+
+    @property
+    def penalises_activations(self) -> bool:
+        return self.dynamic and self.span_loss > 0
+
+    def metrics(self, params) -> dict[str, jax.Array]:
+        """Spans, in tokens."""
+        if self.dynamic:
+            return {}
+        spans = self.max_span * params["share"]
+        return {"mean_span": jnp.mean(spans), "max_span": jnp.max(spans)}
 
     def fits(self, params) -> jax.Array:
         """Whether no window of these parameters reaches beyond `visited`."""
+        if self.dynamic or self.visited in (None, self.max_span):
+            return jnp.asarray(True)
         return jnp.all(self.max_span * params["share"] + self.ramp < self.visited)
 
     def adapt(self, params, *, frozen: bool = False) -> dict[str, Any]:
-        """The attributes to change so that no more is computed than the widest window of these parameters needs.
+        """What is visited: the widest window of these parameters, rounded up to blocks of 64 as in the original.
 
-        That window, rounded up to blocks of 64, as in the original; while training with a quarter of it on top, so that
-        spans can grow for a while, and no change as long as it stays between nothing and a half.
-
-        Args:
-          params: of the layer, or of all layers of a stack along the first axis; concrete.
-          frozen: see the attribute.
+        While training a quarter of that comes on top, so that spans can grow for a while, and nothing changes as long
+        as there is some room and less than twice as much. Spans that are computed from the input may always be the
+        greatest.
         """
-        if self.dynamic:  # any input may ask for any span
-            return {"frozen": True} if frozen else {}
-        widest = self.max_span * float(np.max(params["share"])) + self.ramp
-        needed = math.floor(widest * (1 + 1e-6)) + 1  # however float32 rounds it
-        beyond = max(self.max_span - needed, 0)
-        enough = self.max_span - beyond // BLOCK * BLOCK
-        if frozen:
-            return {"visited": enough, "frozen": True}
-        margin = max(enough // 4 // BLOCK, 1) * BLOCK
-        visited, now = min(enough + margin, self.max_span), self.visited or self.max_span
-        return {} if now == visited or enough < now <= enough + 2 * margin else {"visited": visited}
+        frozen = frozen or self.frozen
+        changes = {"frozen": frozen}
+        if not self.dynamic:
+            widest = self.max_span * float(np.max(params["share"])) + self.ramp
+            needed = math.floor(widest * (1 + 1e-6)) + 1  # however float32 rounds it
+            enough = self.max_span - max(self.max_span - needed, 0) // BLOCK * BLOCK
+            margin = max(enough // 4 // BLOCK, 1) * BLOCK
+            now, roomy = self.visited or self.max_span, min(enough + margin, self.max_span)
+            if frozen:
+                changes["visited"] = enough
+            elif now != roomy and not enough < now <= enough + 2 * margin:
+                changes["visited"] = roomy
+        return {name: value for name, value in changes.items() if value != getattr(self, name)}
 
-    def extend(self, x, segments, state: RecentInputs):
-        """Keys, values and segments of what these queries may see, the tokens themselves last; and the new state."""
-        kept = state.segment_ids.shape[1]
-        recent = max(kept - (self.visited or self.max_span), 0)  # what lies further back is kept for wider spans
-        new = (self.key(x), self.value(x)) if self.frozen else (x,)
-        rows = [jnp.concatenate([old.astype(row.dtype), row], axis=1) for old, row in zip(state.rows, new)]
-        key_segments = jnp.concatenate([state.segment_ids, segments], axis=1)
-        seen = [row[:, recent:] for row in rows]
-        k, v = seen if self.frozen else (self.key(seen[0]), self.value(seen[0]))
-        latest = lambda row, old: row[:, row.shape[1] - kept :].astype(old.dtype)
-        state = RecentInputs(
-            rows=tuple(map(latest, rows, state.rows)),
-            segment_ids=latest(key_segments, state.segment_ids),
-            index=state.index + x.shape[1],
-        )
-        return k, v, key_segments[:, recent:], state
+    def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> RecentRows:
+        width = (self.n_heads, self.head_dim)
+        widths = (width, width) if self.frozen else ((self.d_model,),)
+        slots = (self.frozen and self.visited) or self.max_span
+        return RecentRows.empty(batch_size, slots, widths, dtype, segment=0 if self.zero_cache else -1)
 
-    def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> RecentInputs:
-        if self.frozen:
-            kept, width, arrays = self.visited or self.max_span, (self.n_heads, self.head_dim), 2
-        else:
-            kept, width, arrays = self.max_span, (self.d_model,), 1
-        row = jnp.zeros((batch_size, kept, *width), dtype)
-        empty = jnp.full((batch_size, kept), 0 if self.zero_cache else -1, jnp.int32)
-        return RecentInputs(rows=(row,) * arrays, segment_ids=empty, index=jnp.zeros((), jnp.int32))
+
+def mean_of_tokens(span, padding_mask):
+    """The mean of `[B, T, N]` over heads and over the tokens that are there."""
+    if padding_mask is None:
+        return jnp.mean(span)
+    there = jnp.broadcast_to(padding_mask[..., None], span.shape)
+    return jnp.sum(jnp.where(there, span, 0)) / jnp.maximum(jnp.sum(there), 1)

@@ -30,11 +30,13 @@ class Mixer(nn.Module):
     Raises ValueError at construction where a size makes no sense.
 
     A class sets `bounded_state` where its state has a bounded size, however long the stream; and `per_block` to the
-    names of attributes that usually differ from block to block, which a configuration gives as one value per block.
+    names of attributes that usually differ from block to block, which a configuration gives as one value per block; and
+    `adaptive` to the names of those that `adapt` sets, which no configuration gives.
     """
 
     bounded_state: ClassVar[bool] = False
     per_block: ClassVar[tuple[str, ...]] = ()
+    adaptive: ClassVar[tuple[str, ...]] = ()
 
     d_model: int
     n_heads: int
@@ -112,6 +114,35 @@ class Mixer(nn.Module):
         """What the layer's parameters add to the training loss, in nats per target."""
         del params
         return jnp.zeros(())
+
+    @property
+    def penalises_activations(self) -> bool:
+        """Whether the layer adds to the training loss what depends on its inputs, `self.sow("penalties", name, nats)`
+        in `mix`: a residual stack collects it, a reversible one could not."""
+        return False
+
+    def metrics(self, params) -> dict[str, Float[Array, ""]]:
+        """What is worth logging of the layer's parameters; a model logs the mean of its layers, of names that begin
+        with `max_` the greatest."""
+        del params
+        return {}
+
+    def adapt(self, params, *, frozen: bool = False) -> dict[str, Any]:
+        """Attributes to change so that static sizes follow what is learned, `{}` where they suit the parameters.
+
+        Neither parameters nor, unless `frozen`, states change their shapes; results do not change but for rounding.
+
+        Args:
+          params: of the layer, concrete, each with a leading axis over the layers that share one body.
+          frozen: they are not going to change.
+        """
+        del params, frozen
+        return {}
+
+    def fits(self, params) -> Bool[Array, ""]:
+        """Whether the sizes that `adapt` chose still suit these parameters; traceable."""
+        del params
+        return jnp.asarray(True)
 
     def attention_dropout(self, deterministic: bool) -> dict[str, Any]:
         """Arguments of an op for dropout on the attention probabilities; none where nothing is dropped."""

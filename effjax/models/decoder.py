@@ -128,6 +128,22 @@ class Decoder(nn.Module):
         """What the mixers add to the training loss, in nats per target."""
         return self.stack.penalty(params["stack"])
 
+    def metrics(self, params) -> dict[str, Float[Array, ""]]:
+        """What is worth logging of the mixers' parameters."""
+        return self.stack.metrics(params["stack"])
+
+    def adapt(self, params, *, frozen: bool = False) -> list[dict[str, Any]]:
+        """Attributes that the mixer of each block should change to suit these parameters; for `adapted`."""
+        return self.stack.adapt(params["stack"], frozen=frozen)
+
+    def adapted(self, changes: list[dict[str, Any]]) -> "Decoder":
+        """The model with these attributes of its mixers; parameters keep their names and shapes."""
+        return self.clone(stack=self.stack.adapted(changes))
+
+    def fits(self, params) -> Bool[Array, ""]:
+        """Whether the mixers' static sizes suit these parameters."""
+        return self.stack.fits(params["stack"])
+
     @property
     def vocab_size(self) -> int:
         """Number of token ids."""

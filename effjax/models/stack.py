@@ -1,5 +1,6 @@
 """A stack of blocks: one period of unlike blocks, scanned over its repeats, residual or reversible."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -47,6 +48,11 @@ class Stack(nn.Module):
             raise ValueError(f"remat=True with residual={self.residual!r}, which already recomputes its activations")
         if self.period.norm == "post" and self.residual != "residual":
             raise ValueError(f"norm='post' with residual={self.residual!r}: a norm after the sum cannot be undone")
+        if self.residual != "residual" and any(mixer.penalises_activations for mixer in self.period.mixers()):
+            raise ValueError(
+                f"residual={self.residual!r} with a mixer that adds to the loss what depends on its inputs: no "
+                "gradient comes through there; residual='residual' lets it through"
+            )
 
     def __call__(
         self,
@@ -95,6 +101,8 @@ class Stack(nn.Module):
         else:
             y1, y2, saved = reversible_stack(blocks, params, x, x, mode=self.residual, **arguments)
             y = jnp.concatenate([y1, y2], axis=-1)
+        if penalties := [mixed["penalties"] for mixed, _ in saved if jax.tree.leaves(mixed["penalties"])]:
+            self.sow("penalties", "stack", sum(map(jnp.sum, penalties)))
         return y, None if states is None else [mixed["state"] for mixed, _ in saved]
 
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> list[Any]:
@@ -127,6 +135,33 @@ class Stack(nn.Module):
             total += jnp.sum(jax.vmap(mixer.penalty)(params["period"][f"mixing_{i}"]["mixer"]))
         return total
 
+    def metrics(self, params) -> dict[str, jax.Array]:
+        """The mixers' metrics, brought together over the layers; see `effjax.layers.Mixer.metrics`."""
+        found = {}
+        for i, mixer in self._that_define("metrics"):
+            for name, value in jax.vmap(mixer.metrics)(params["period"][f"mixing_{i}"]["mixer"]).items():
+                found.setdefault(name, []).append(value)
+        over = lambda name: jnp.max if name.startswith("max_") else jnp.mean
+        return {name: over(name)(jnp.concatenate(values)) for name, values in found.items()}
+
+    def adapt(self, params, *, frozen: bool = False) -> list[dict[str, Any]]:
+        """Attributes that the mixer of each block of the period should change; see `effjax.layers.Mixer.adapt`."""
+        own = [params["period"][name]["mixer"] for name, _ in self.period.names()]
+        return [mixer.adapt(params, frozen=frozen) for mixer, params in zip(self.period.mixers(), own)]
+
+    def adapted(self, changes: list[dict[str, Any]]) -> "Stack":
+        """The stack with these attributes of its mixers."""
+        makers = zip(self.period.make_mixers, changes, strict=True)
+        make_mixers = tuple(functools.partial(make, **change) for make, change in makers)
+        return self.clone(period=self.period.clone(make_mixers=make_mixers))
+
+    def fits(self, params) -> jax.Array:
+        """Whether the mixers' static sizes suit these parameters; see `effjax.layers.Mixer.fits`."""
+        fits = jnp.asarray(True)
+        for i, mixer in self._that_define("fits"):
+            fits &= jnp.all(jax.vmap(mixer.fits)(params["period"][f"mixing_{i}"]["mixer"]))
+        return fits
+
     def _that_define(self, method):
         """Blocks whose mixers do more than the contract's default."""
         mixers = enumerate(self.period.mixers())
@@ -136,13 +171,13 @@ class Stack(nn.Module):
 def pure_blocks(period: Period, deterministic: bool):
     """The blocks of an unbound period as pairs of pure functions, the protocol of `effjax.ops.reversible`.
 
-    The mixing half keeps its new state and the choices to replay; the feeding half has nothing to keep.
+    The mixing half keeps its new state, the choices to replay and its penalties; the feeding half has nothing to keep.
     """
 
     def mixing(i):
         def half(params, x, consts, state, key, saved):
             dropout, hashing = jax.random.split(key)
-            y, state, replay = period.apply(
+            (y, state, replay), sown = period.apply(
                 {"params": params},
                 i,
                 x,
@@ -151,9 +186,11 @@ def pure_blocks(period: Period, deterministic: bool):
                 deterministic=deterministic,
                 rngs={"dropout": dropout, "hash": hashing},
                 method="mix",
+                mutable=["penalties"],
                 **consts,
             )
-            return y, {"state": state, "replay": replay}
+            penalties = jax.tree.leaves(sown)
+            return y, {"state": state, "replay": replay, "penalties": sum(penalties) if penalties else ()}
 
         return half
 

@@ -63,7 +63,7 @@ def test_feed_forward_and_loss_slices_change_nothing():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(pattern=("fulll",)), "model.pattern=.'fulll',. must name one or more of .*full, .*local, lsh"),
+        (dict(pattern=("fulll",)), "model.pattern=.'fulll',. must name one or more of .*full, .*local, .*lsh"),
         (dict(n_layers=7, pattern=("full", "local")), "model.n_layers=7 must be a positive multiple of the 2"),
         (dict(residual="reversed"), "residual='reversed'; one of residual, reversible, exact"),
         (dict(residual="exact", remat=True), "remat=True"),
