@@ -23,7 +23,7 @@ def nan_past_the_end(y: Float[Array, "B T *rest"], index: Int[Array, ""], length
 class KeyValueCache:
     """All past keys and values: O(n), as a family needs whose tokens to come may see any of them."""
 
-    key: jax.Array  # [B, max_length, N, H]
+    key: jax.Array  # [B, max_length, K, H]
     value: jax.Array
     segment_ids: jax.Array  # [B, max_length], -1 where empty or padded
     index: jax.Array  # tokens seen so far

@@ -52,4 +52,4 @@ class FullAttention(SeparateHeads):
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> KeyValueCache:
         if not self.causal:
             raise ValueError("causal=False cannot stream: a token's output needs tokens that are still to come")
-        return KeyValueCache.empty((batch_size, max_length, self.n_heads, self.head_dim), dtype)
+        return KeyValueCache.empty((batch_size, max_length, self.kv_heads, self.head_dim), dtype)

@@ -18,7 +18,7 @@ class Window:
     """Keys and values of the current chunk and the `look_back` chunks before it, aligned to chunk boundaries:
     slot 0 is the first position of the oldest chunk in view. O(window), whatever the length of the stream."""
 
-    key: jax.Array  # [B, (look_back + 1) chunk_size, N, H]
+    key: jax.Array  # [B, (look_back + 1) chunk_size, K, H]
     value: jax.Array
     segment_ids: jax.Array  # [B, slots], -1 where empty or padded
     index: jax.Array  # tokens seen so far
@@ -73,8 +73,7 @@ class LocalAttention(SeparateHeads):
     def attend(self, q, k, v, **kwargs):
         return local_attention(
             q,
-            k,
-            v,
+            *self.for_each_query_head(k, v),
             chunk_size=self.chunk_size,
             look_back=self.look_back,
             look_ahead=self.look_ahead,
@@ -111,7 +110,7 @@ class LocalAttention(SeparateHeads):
                 **dropout,
             )
         else:  # many: the chunked form over old and new tokens, of which the new ones are kept
-            queries = extend(jnp.zeros(state.key.shape, q.dtype), q, 0)
+            queries = extend(jnp.zeros((q.shape[0], slots, *q.shape[2:]), q.dtype), q, 0)
             y = self.attend(
                 queries,
                 keys.astype(q.dtype),
@@ -136,6 +135,6 @@ class LocalAttention(SeparateHeads):
                 f"causal={self.causal}, look_ahead={self.look_ahead} cannot stream: a token's output needs tokens that "
                 "are still to come; streaming takes causal=True, look_ahead=0"
             )
-        heads = jnp.zeros((batch_size, self.slots, self.n_heads, self.head_dim), dtype)
+        heads = jnp.zeros((batch_size, self.slots, self.kv_heads, self.head_dim), dtype)
         empty = jnp.full((batch_size, self.slots), -1, jnp.int32)
         return Window(key=heads, value=heads, segment_ids=empty, index=jnp.zeros((), jnp.int32))

@@ -77,6 +77,10 @@ class LongformerAttention(SeparateHeads):
             raise ValueError(
                 f"global_tokens={self.global_tokens} with max_global={self.max_global}; one of them is allowed"
             )
+        if self.kv_heads != self.n_heads:
+            raise ValueError(
+                f"n_kv_heads={self.n_kv_heads}; 0 is allowed: heads of keys differ in dilation as those of queries do"
+            )
         if self.relative and not (self.causal and not self.slots and not self.rotary and self.d_model % 2 == 0):
             raise ValueError(
                 f"relative=True with causal={self.causal}, {self.slots} global tokens, rotary={self.rotary}, "

@@ -87,6 +87,7 @@ class PerformerAttention(SeparateHeads):
     ):
         x = neutralise(x, padding_mask)
         q, k, v = self.project(x, positions, state)
+        k, v = self.for_each_query_head(k, v)
         if state is not None and segment_ids is None:
             segment_ids = jnp.zeros(x.shape[:2], jnp.int32)
         y, sums = favor_attention(

@@ -91,7 +91,7 @@ class SeparateHeads(Mixer):
         super().__post_init__()
         if self.n_kv_heads < 0 or self.n_heads % self.kv_heads:
             raise ValueError(
-                f"n_kv_heads={self.n_kv_heads}; 0 (as many as n_heads) or a divisor of n_heads={self.n_heads} is allowed"
+                f"n_kv_heads={self.n_kv_heads}; a divisor of n_heads={self.n_heads}, or 0 for as many, is allowed"
             )
 
     @property

@@ -52,6 +52,7 @@ class PatternAttention(SeparateHeads):
         return self.project(x, positions, state), {}
 
     def attend(self, q, k, v, **kwargs):
+        k, v = self.for_each_query_head(k, v)
         return sparse_attention(q, k, v, pattern=self.pattern, implementation=self.implementation, **kwargs)
 
     def stream(self, q, k, v, segments, state: KeyValueCache, dropout, **kept):
@@ -72,7 +73,7 @@ class PatternAttention(SeparateHeads):
                 **dropout,
             )
         else:  # a pass over the whole cache, of which the new tokens are kept
-            queries = write(jnp.zeros(keys.shape, q.dtype), q, offset)
+            queries = write(jnp.zeros((q.shape[0], slots, *q.shape[2:]), q.dtype), q, offset)
             padding = state.segment_ids >= 0
             y = self.attend(queries, keys, values, padding_mask=padding, segment_ids=state.segment_ids, **dropout)
             y = jax.lax.dynamic_slice_in_dim(y, offset, length, axis=1)
@@ -80,7 +81,7 @@ class PatternAttention(SeparateHeads):
 
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> KeyValueCache:
         self.check_stream()
-        return KeyValueCache.empty((batch_size, max_length, self.n_heads, self.head_dim), dtype)
+        return KeyValueCache.empty((batch_size, max_length, self.kv_heads, self.head_dim), dtype)
 
     def check_stream(self):
         if not self.causal:
@@ -186,10 +187,10 @@ class LogSparseAttention(CausalPattern):
     def setup(self):
         if self.qk_kernel == 1:
             return super().setup()
-        convolved = dict(n_heads=self.n_heads, head_dim=self.head_dim, kernel_size=self.qk_kernel, dtype=self.dtype)
-        self.query, self.key = ConvolvedHeads(**convolved), ConvolvedHeads(**convolved)
-        self.value = to_heads(self.n_heads, self.head_dim, dtype=self.dtype)
-        self.out = from_heads(self.d_model, dtype=self.dtype)
+        convolved = dict(head_dim=self.head_dim, kernel_size=self.qk_kernel, dtype=self.dtype)
+        self.query, self.key = (ConvolvedHeads(heads, **convolved) for heads in (self.n_heads, self.kv_heads))
+        self.value = to_heads(self.kv_heads, self.head_dim, use_bias=self.use_bias, dtype=self.dtype)
+        self.out = from_heads(self.d_model, use_bias=self.use_bias, dtype=self.dtype)
 
     def heads(self, x, positions, state, **rules):
         if self.qk_kernel == 1:
@@ -248,4 +249,5 @@ class BigBirdAttention(PatternAttention):
         if self.causal:
             return super().attend(q, k, v, **kwargs)
         sizes = dict(block=self.block, among=self.among, **self.sizes)
+        k, v = self.for_each_query_head(k, v)
         return big_bird_attention(q, k, v, **sizes, implementation=self.implementation, **kwargs)

@@ -18,7 +18,7 @@ PIECE = 512  # tokens of a long piece that are mixed at once
 class SinksAndWindow:
     """The first tokens, and the `window` - 1 latest in order of time: O(window + sinks), however long the stream."""
 
-    key: jax.Array  # [B, sinks + window - 1, N, H]
+    key: jax.Array  # [B, sinks + window - 1, K, H]
     value: jax.Array
     segment_ids: jax.Array  # [B, sinks + window - 1], -1 where empty, padded, or a sink seen twice
     index: jax.Array  # tokens seen so far
@@ -117,6 +117,6 @@ class WindowAttention(PatternAttention):
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> SinksAndWindow:
         self.check_stream()
         slots = self.sinks + self.window - 1
-        heads = jnp.zeros((batch_size, slots, self.n_heads, self.head_dim), dtype)
+        heads = jnp.zeros((batch_size, slots, self.kv_heads, self.head_dim), dtype)
         empty = jnp.full((batch_size, slots), -1, jnp.int32)
         return SinksAndWindow(key=heads, value=heads, segment_ids=empty, index=jnp.zeros((), jnp.int32))
