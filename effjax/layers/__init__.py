@@ -4,12 +4,17 @@
 """
 
 from effjax.layers.adaptive_span import AdaptiveSpanAttention
+from effjax.layers.conformer_convolution import ConformerConvolution
+from effjax.layers.convolution import DepthwiseConvolution, DynamicConvolution, LightConvolution
 from effjax.layers.feed_forward import FeedForward
 from effjax.layers.full import FullAttention
+from effjax.layers.linformer import LinformerAttention
 from effjax.layers.local import LocalAttention
 from effjax.layers.longformer import LongformerAttention
 from effjax.layers.lsh import LSHAttention
+from effjax.layers.lsra import LSRA
 from effjax.layers.mixer import Mixer
+from effjax.layers.nystromformer import NystromAttention
 from effjax.layers.performer import PerformerAttention
 from effjax.layers.positions import AxialPositions, FactorisedPositions, SinusoidalPositions
 from effjax.layers.transformer_xl import TransformerXLAttention
@@ -17,25 +22,38 @@ from effjax.layers.vocabulary import Vocabulary
 
 MIXERS = {
     "adaptive_span": AdaptiveSpanAttention,
+    "depthwise_conv": DepthwiseConvolution,
+    "dynamic_conv": DynamicConvolution,
     "full": FullAttention,
+    "light_conv": LightConvolution,
+    "linformer": LinformerAttention,
     "local": LocalAttention,
     "longformer": LongformerAttention,
     "lsh": LSHAttention,
+    "lsra": LSRA,
+    "nystromformer": NystromAttention,
     "performer": PerformerAttention,
     "transformer_xl": TransformerXLAttention,
 }
 
 __all__ = [
+    "LSRA",
     "MIXERS",
     "AdaptiveSpanAttention",
     "AxialPositions",
+    "ConformerConvolution",
+    "DepthwiseConvolution",
+    "DynamicConvolution",
     "FactorisedPositions",
     "FeedForward",
     "FullAttention",
     "LSHAttention",
+    "LightConvolution",
+    "LinformerAttention",
     "LocalAttention",
     "LongformerAttention",
     "Mixer",
+    "NystromAttention",
     "PerformerAttention",
     "SinusoidalPositions",
     "TransformerXLAttention",

@@ -6,9 +6,11 @@ A new family is a file with a `Family`, one more entry here, and not done before
 from tests.laws.families.adaptive_span import ADAPTIVE_SPAN
 from tests.laws.families.family import CHUNK, Family
 from tests.laws.families.full import FULL
+from tests.laws.families.linformer import LINFORMER
 from tests.laws.families.local import LOCAL
 from tests.laws.families.longformer import LONGFORMER
 from tests.laws.families.lsh import LSH
+from tests.laws.families.nystromformer import NYSTROMFORMER
 from tests.laws.families.performer import PERFORMER
 from tests.laws.families.transformer_xl import TRANSFORMER_XL
 
@@ -19,6 +21,8 @@ FAMILIES = (
     ADAPTIVE_SPAN,
     TRANSFORMER_XL,
     PERFORMER,
+    LINFORMER,
+    NYSTROMFORMER,
     LONGFORMER,
 )
 
