@@ -8,15 +8,25 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from effjax.errors import UserError
-from effjax.layers import MIXERS, AxialPositions, FeedForward, Mixer, SinusoidalPositions, Vocabulary
+from effjax.layers import (
+    MIXERS,
+    AxialPositions,
+    FactorisedPositions,
+    FeedForward,
+    Mixer,
+    SinusoidalPositions,
+    Vocabulary,
+)
 from effjax.models.block import Half, Period
 from effjax.models.decoder import Decoder
 from effjax.models.stack import Stack
 
 # Rules of `training.sharding` for a decoder's parameters: heads and features over `tensor`, the other side over `fsdp`.
 DECODER_SHARDING = (
-    ("mixer/(query|key|value|query_key|distance)(_global)?/kernel", ("fsdp", "tensor", None)),
-    ("mixer/out/kernel", ("tensor", None, "fsdp")),
+    ("mixer/(attention/)?(query|key|value|query_key|distance)(_global)?/kernel", ("fsdp", "tensor", None)),
+    ("mixer/(attention/)?out/kernel", ("tensor", None, "fsdp")),
+    ("mixer/(convolution/)?inner/kernel", ("tensor",)),
+    ("mixer/(convolution/)?outer/kernel", ("tensor", "fsdp")),
     ("feed_forward/inner/kernel", ("fsdp", "tensor")),
     ("feed_forward/inner/bias", ("tensor",)),
     ("feed_forward/outer/kernel", ("tensor", "fsdp")),
@@ -50,12 +60,14 @@ def decoder_config(pattern: tuple[str, ...] = ("full",)) -> ConfigDict:
             norm="pre",  # "pre", "post"
             norm_epsilon=1e-6,
             remat=False,
-            positions="sinusoidal",  # "sinusoidal", "axial", "none"
+            positions="sinusoidal",  # "sinusoidal", "axial", "factorised", "none"
             axial=dict(shape=(128, 512), dims=(128, 384), init_scale=1.0),
+            factorised=dict(shape=(128, 128), init_scale=1.0),
             tie_embeddings=False,
             embedding_scale=1.0,
             activation="relu",
             dropout=0.0,
+            hidden_dropout=-1.0,  # of the feed-forward networks' hidden layers; below 0: dropout
             attention_dropout=0.0,
             dropout_over_time=True,  # one dropout mask for all positions, as in trax
             init=(),  # pairs (path regex, standard deviation), see effjax.models.initial
@@ -74,9 +86,10 @@ def check_pattern(pattern: tuple[str, ...]) -> None:
 def mixer_section(name: str) -> ConfigDict:
     """The attributes that a mixer has beyond those of every mixer, with their defaults."""
     own = {field.name: field.default for field in dataclasses.fields(MIXERS[name])}
-    common = {field.name for field in dataclasses.fields(Mixer)} | {"implementation"}
+    common = {field.name for field in dataclasses.fields(Mixer)} | {"implementation", *MIXERS[name].adaptive}
     per_block = MIXERS[name].per_block
-    return ConfigDict({key: (value,) if key in per_block else value for key, value in own.items() if key not in common})
+    own = {key: value for key, value in own.items() if key not in common and not callable(value)}
+    return ConfigDict({key: (value,) if key in per_block else value for key, value in own.items()})
 
 
 def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> Decoder:
@@ -96,7 +109,7 @@ def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> D
         config.d_model,
         config.d_ff,
         activation=config.activation,
-        dropout_rate=config.dropout,
+        dropout_rate=config.dropout if config.hidden_dropout < 0 else config.hidden_dropout,
         dropout_over_time=config.dropout_over_time,
         chunk_size=config.ff_chunk_size,
     )
@@ -163,4 +176,8 @@ def positions_maker(config: ConfigDict):
         if sum(dims) != config.d_model:
             raise UserError(f"model.axial.dims={dims} must add up to model.d_model={config.d_model}")
         return functools.partial(AxialPositions, shape, dims, init_scale=config.axial.init_scale)
-    raise UserError(f"model.positions={config.positions!r}; one of 'sinusoidal', 'axial', 'none' is allowed")
+    if config.positions == "factorised":
+        shape = tuple(config.factorised.shape)
+        return functools.partial(FactorisedPositions, config.d_model, shape, init_scale=config.factorised.init_scale)
+    allowed = "'sinusoidal', 'axial', 'factorised', 'none'"
+    raise UserError(f"model.positions={config.positions!r}; one of {allowed} is allowed")
