@@ -1,5 +1,6 @@
 """Autoregressive language modelling of a byte or symbol stream, measured in bits per byte."""
 
+import copy
 import functools
 import math
 import os
@@ -11,7 +12,7 @@ from jax.sharding import Mesh
 
 from effjax.data import load_corpus
 from effjax.data.placement import BATCH, global_rows, reader_share
-from effjax.data.scoring import scoring_batches
+from effjax.data.scoring import scoring_batches, scoring_streams
 from effjax.data.streams import StreamReader
 from effjax.data.vocabularies import get_vocabulary
 from effjax.data.windows import WindowReader
@@ -20,6 +21,7 @@ from effjax.models.build import make_decoder
 from effjax.models.generation import check_generation, generate
 from effjax.models.initial import redraw
 from effjax.tasks.task import Task
+from effjax.training.config import set_fields
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -42,11 +44,13 @@ class LanguageModelling(Task):
         self.config = config
         if config.dtype not in DTYPES:
             raise UserError(f"config.dtype={config.dtype!r}; one of {', '.join(DTYPES)} is allowed")
-        if config.data.reader not in ("windows", "streams"):
-            raise UserError(f"config.data.reader={config.data.reader!r}; 'windows' or 'streams' is allowed")
+        for name, reader in (("data", config.data.reader), ("eval", config.eval.reader)):
+            if reader not in ("windows", "streams"):
+                raise UserError(f"config.{name}.reader={reader!r}; 'windows' or 'streams' is allowed")
         self.vocabulary = get_vocabulary(config.data.vocabulary)
         self.model = make_decoder(config.model, vocab_size=self.vocabulary.size, dtype=DTYPES[config.dtype])
         self.check_lengths()
+        self.scorer, self._scorers = self._with_eval_model(), {}
         scores = self.report({"nats": 0.0}, kept=1.0)
         if config.eval.metric not in scores:
             raise UserError(
@@ -66,11 +70,13 @@ class LanguageModelling(Task):
                 f"config.data.length={config.data.length} and config.eval.context={config.eval.context} must not "
                 f"exceed the {longest} positions of config.model.axial.shape"
             )
-        if config.data.reader == "streams" and not (self.model.streams_forever and longest is None):
+        readers = {"data": config.data.reader, "eval": config.eval.reader}
+        streamed = next((name for name, reader in readers.items() if reader == "streams"), None)
+        if streamed and not (self.model.streams_forever and longest is None):
             raise UserError(
-                "config.data.reader='streams' carries state over the whole corpus: every mixer of config.model.pattern "
-                f"needs a state of bounded size (pattern={tuple(config.model.pattern)}) and config.model.positions no "
-                f"greatest length (positions={config.model.positions!r})"
+                f"config.{streamed}.reader='streams' carries state over the whole corpus: every mixer of "
+                f"config.model.pattern needs a state of bounded size (pattern={tuple(config.model.pattern)}) and "
+                f"config.model.positions no greatest length (positions={config.model.positions!r})"
             )
 
     def at_stage(self, config):
@@ -90,6 +96,31 @@ class LanguageModelling(Task):
         """Parameters, a nested dict of float32 arrays."""
         params = self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
         return redraw(params, tuple(self.config.model.init), jax.random.fold_in(key, 1))
+
+    adapted = ()  # changes of the attributes of each block's mixer
+
+    def adapt(self, params, *, frozen: bool = False):
+        """The task whose mixers compute no more, and if `frozen` keep no more, than these parameters ask for."""
+        changes = self.model.adapt(params, frozen=frozen)
+        before = self.adapted or [{}] * len(changes)
+        return self.readapted([old | new for old, new in zip(before, changes)]) if any(changes) else self
+
+    def readapted(self, adapted):
+        if not adapted or adapted == self.adapted:
+            return self
+        task = self._with(self.model.adapted(adapted))
+        task.adapted = adapted
+        return task
+
+    def _with(self, model):
+        """The task with another model of the same parameters."""
+        task = copy.copy(self)
+        task.__dict__.pop("score", None)  # compiled for the model that it had
+        task.model = model
+        return task
+
+    def fits(self, params) -> jax.Array:
+        return self.model.fits(params)
 
     def after_update(self, params, *, step: jax.Array, key: jax.Array):
         """Parameters after every layer's own rule, which follows an update of the optimizer."""
@@ -136,10 +167,13 @@ class LanguageModelling(Task):
 
         Returns:
           `(loss, (metrics, carry))`: nats per target, in training with the layers' penalties; sums and weights under
-          `{"nats": (sum, weight)}`; the carry for the next step, through which no gradient flows.
+          `{"nats": (sum, weight)}`, in training the mixers' metrics too; the carry for the next step, through which no
+          gradient flows.
         """
-        state = self.restart(carry, batch["reset"]) if "reset" in batch else None
-        nats, state = self.model.apply(
+        state = carry if jax.tree.leaves(carry) else None
+        if "reset" in batch:
+            state = self.restart(carry, batch["reset"])
+        (nats, state), sown = self.model.apply(
             {"params": params},
             batch["inputs"],
             batch["targets"],
@@ -147,6 +181,7 @@ class LanguageModelling(Task):
             padding_mask=batch.get("padding_mask"),
             deterministic=deterministic,
             rngs=None if key is None else {"dropout": key},
+            mutable=["penalties"],
             method="nats",
         )
         weights = batch.get("weights")
@@ -154,9 +189,11 @@ class LanguageModelling(Task):
         total, count = jnp.sum(jnp.where(weights > 0, nats, 0.0) * weights), jnp.sum(weights)
         carry = () if state is None else jax.lax.stop_gradient(state)
         loss = total / jnp.maximum(count, 1.0)
+        metrics = {"nats": (total, count)}
         if not deterministic:
-            loss += self.model.penalty(params)
-        return loss, ({"nats": (total, count)}, carry)
+            loss += self.model.penalty(params) + sum(jax.tree.leaves(sown))
+            metrics |= {name: (value, 1.0) for name, value in self.model.metrics(params).items()}
+        return loss, (metrics, carry)
 
     def restart(self, carry, reset):
         """The carry, or the initial one where the streams begin again (all rows of a batch do so together)."""
@@ -170,16 +207,17 @@ class LanguageModelling(Task):
         streams are not comparable symbol by symbol.
 
         Args:
-          metrics: `{"nats": mean}`.
+          metrics: `{"nats": mean}`, and what else is to be logged as it is.
           split: where they were measured.
           kept: symbols per original byte; None: those of the split.
         """
-        bits = metrics["nats"] / math.log(2.0)
+        nats, others = metrics["nats"], {name: value for name, value in metrics.items() if name != "nats"}
+        bits = nats / math.log(2.0)
         if not self.vocabulary.drops_bytes:
-            return {"loss": metrics["nats"], "bits_per_byte": bits}
+            return {"loss": nats, "bits_per_byte": bits} | others
         if kept is None:
             kept = len(self.corpus.splits[split]) / self.corpus.bytes_per_split[split]
-        return {"loss": metrics["nats"], "bits_per_symbol": bits, "bits_per_original_byte": bits * kept}
+        return {"loss": nats, "bits_per_symbol": bits, "bits_per_original_byte": bits * kept} | others
 
     def evaluate(
         self,
@@ -198,7 +236,8 @@ class LanguageModelling(Task):
           params: parameters.
           split: "train", "valid" or "test".
           limit: score only the first `limit` targets; 0 or None scores all (but the first token, which has no context).
-          context, stride, batch_size: 0 takes those of `config.eval`.
+          context, stride, batch_size: 0 takes those of `config.eval`. Of streams, `batch_size` of them, `context`
+            targets are read at once, and there is no stride: each target has the whole of its stream before it.
           mesh: devices over which a batch is spread; None: the default device.
 
         Returns:
@@ -207,33 +246,59 @@ class LanguageModelling(Task):
         settings = self.config.eval
         context, stride = context or settings.context, stride or settings.stride
         batch_size = batch_size or settings.batch_size
-        if self.model.max_length is not None and context > self.model.max_length:
-            raise UserError(f"context={context} exceeds the {self.model.max_length} positions of the model")
+        task = self.scorer_of(params)
+        if task.model.max_length is not None and context > task.model.max_length:
+            raise UserError(f"context={context} exceeds the {task.model.max_length} positions of the model")
         if split not in self.corpus.splits:
             raise UserError(f"split={split!r}; one of {', '.join(self.corpus.splits)} is allowed")
-        tokens, share = self.corpus.splits[split], (0, 1)
+        tokens, share, rows = self.corpus.splits[split], (0, 1), batch_size
         if mesh is not None:  # whole rows on every device: the scorer fills up with rows of weight 0
             share = reader_share(mesh)
-            batch_size += -batch_size % math.prod(mesh.shape[axis] for axis in BATCH)
-        batches = scoring_batches(
-            tokens[: limit + 1] if limit else tokens,
-            context=context,
-            stride=stride,
-            batch_size=batch_size,
-            process_index=share[0],
-            process_count=share[1],
-        )
-        nats = targets = 0.0
+            rows += -rows % math.prod(mesh.shape[axis] for axis in BATCH)
+        tokens = tokens[: limit + 1] if limit else tokens
+        place = dict(batch_size=rows, process_index=share[0], process_count=share[1])
+        if settings.reader == "streams":
+            batches = scoring_streams(tokens, length=context, streams=batch_size, **place)
+        else:
+            batches = scoring_batches(tokens, context=context, stride=stride, **place)
+        nats, targets, carry = 0.0, 0.0, ()
         for batch in batches:
-            batch = batch if mesh is None else global_rows(batch, mesh, batch_size)
-            total, count = self.score(params, batch)
+            batch = batch if mesh is None else global_rows(batch, mesh, rows)
+            (total, count), carry = task.score(params, batch, carry)
             nats, targets = nats + float(total), targets + float(count)
         return {**self.report({"nats": nats / targets}, split), "targets": int(targets)}
 
     @functools.cached_property
     def score(self):
-        """Compiled: the sum of nats over a batch's scored targets, and their number."""
-        return jax.jit(lambda params, batch: self.loss(params, batch)[1][0]["nats"])
+        """Compiled: the sum of nats over a batch's scored targets and their number, and what streams carry on."""
+        streams = self.config.eval.reader == "streams"
+
+        def score(params, batch, carry):
+            if streams and not jax.tree.leaves(carry):
+                rows, length = batch["inputs"].shape
+                carry = self.model.initial_state(rows, self.model.dtype, max_length=length)
+            _, (metrics, carry) = self.loss(params, batch, carry)
+            return metrics["nats"], carry
+
+        return jax.jit(score)
+
+    def scorer_of(self, params):
+        """The task that scores these parameters: its model has the settings of `config.eval.model`, and its streams
+        project nothing twice. The same object, and so compiled once, as long as it suits the parameters."""
+        task = self.scorer.adapt(params, frozen=self.config.eval.reader == "streams")
+        return self._scorers.setdefault(repr(task.adapted), task)
+
+    def _with_eval_model(self):
+        fields, config = tuple(self.config.eval.model), self.config.model.copy_and_resolve_references().unlock()
+        if not fields:
+            return self
+        set_fields(config, fields, source="config.eval.model")
+        model = make_decoder(config, vocab_size=self.vocabulary.size, dtype=self.model.dtype)
+        inputs = jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
+        shapes = [jax.tree.map(lambda x: x.shape, jax.eval_shape(like.init, *inputs)) for like in (self.model, model)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f"config.eval.model={fields!r} changes the parameters, not only what is computed with them")
+        return self._with(model)
 
     def sample(self, params, key: jax.Array) -> str:
         """Text that the model writes after `config.sample.prompt`."""
@@ -264,5 +329,6 @@ class LanguageModelling(Task):
           UserError: a prompt that is empty, too long, or holds what the vocabulary does not.
         """
         ids = jnp.asarray(self.encode_prompt(prompt)[None])
-        tokens = generate(self.model, params, ids, length=length, key=key, temperature=temperature, top_k=top_k)
+        model = self.adapt(params, frozen=True).model
+        tokens = generate(model, params, ids, length=length, key=key, temperature=temperature, top_k=top_k)
         return self.vocabulary.decode(np.asarray(tokens[0])).decode("utf-8", errors="replace")

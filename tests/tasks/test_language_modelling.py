@@ -18,7 +18,10 @@ from effjax.training.sharding import AXES, make_mesh
 @functools.cache
 def small_task(vocabulary="bytes", **settings):
     """A task on a small model and 200 random bytes a split, and its parameters."""
-    task = make_task(small_config(vocabulary, **settings))
+    return with_random_text(make_task(small_config(vocabulary, **settings)))
+
+
+def with_random_text(task):
     rng = np.random.default_rng(0)
     text = {
         split: rng.integers(97, 103, 200).astype(np.uint8).tobytes() + b"\n" for split in ("train", "valid", "test")
@@ -62,6 +65,49 @@ def test_evaluate_scores_every_target_once(devices):
     assert task.evaluate(params, "test", limit=50, mesh=mesh)["targets"] == 50
 
 
+@functools.cache
+def streaming_task():
+    """A small Transformer-XL, which remembers 8 tokens, and 256 when it is scored."""
+    config = load_config("configs/transformer_xl_enwik8.py:tiny").unlock()
+    config.model.update(d_model=16, d_ff=16, n_heads=1, head_dim=16, n_layers=2)
+    config.model.transformer_xl.memory_length = 8
+    config.eval.context = 16
+    config.eval.model = (("transformer_xl.memory_length", 256), ("transformer_xl.same_length", True))
+    return with_random_text(make_task(config))
+
+
+@pytest.mark.parametrize("streams, devices", [(3, None), (3, 8), pytest.param(1, None, marks=pytest.mark.slow)])
+def test_streams_score_every_target_once_with_all_that_came_before_it(streams, devices):
+    task, params = streaming_task()
+    mesh = devices and make_mesh(dict.fromkeys(AXES, 1) | {"data": -1}, jax.devices())
+    tokens = task.corpus.splits["test"]
+    stretch = -(-(len(tokens) - 1) // streams)
+    one_pass = [nats_of_one_pass(task, params, tokens[i * stretch : (i + 1) * stretch + 1]) for i in range(streams)]
+    scores = task.evaluate(params, "test", batch_size=streams, mesh=mesh)
+    assert scores["targets"] == 200
+    assert scores["bits_per_byte"] == pytest.approx(np.concatenate(one_pass).mean() / math.log(2), rel=1e-5)
+    assert task.scorer_of(params) is task.scorer_of(params)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(eval__reader="pages"), "config.eval.reader='pages'"),
+        (
+            dict(eval__reader="streams", model__pattern=("full",), model__full={"rotary": False}),
+            "eval.reader='streams'",
+        ),
+        (dict(eval__model=(("local.chunk", 4),)), "config.eval.model sets 'local.chunk'"),
+        (dict(eval__model=(("local.chunk_size", 0.5),)), "config.eval.model sets local.chunk_size=0.5; expected int"),
+        (dict(eval__model=(("d_ff", 8),)), "changes the parameters"),
+        (dict(eval__model=("d_ff", 8)), "no tuple of pairs"),
+    ],
+)
+def test_mistakes_in_how_to_score_are_named(settings, words):
+    with pytest.raises(UserError, match=words):
+        make_task(small_config(**settings))
+
+
 def test_bits_per_original_byte():
     task, params = small_task("drop_newlines")
     scores = task.evaluate(params, "test")
@@ -101,7 +147,7 @@ def test_streams_carry_their_state_and_start_again():
     [
         (dict(dtype="float16"), "config.dtype='float16'"),
         (dict(data__reader="random"), "config.data.reader='random'"),
-        (dict(data__reader="streams", model__pattern=("full",)), "every mixer of config.model.pattern"),
+        (dict(data__reader="streams", model__pattern=("full",), model__full={}), "every mixer of config.model.pattern"),
         (dict(vocabulary="drop_newlines", eval__metric="bits_per_byte"), "bits_per_symbol, bits_per_original_byte"),
         (dict(sample__prompt=""), "the prompt is empty"),
         (dict(vocabulary="text8", sample__prompt="The"), "byte 0x54"),
