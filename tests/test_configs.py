@@ -7,8 +7,15 @@ from effjax.tasks import make_task
 from effjax.training.config import load_config
 
 COUNTS = {
+    "configs/longformer_enwik8.py": 41_081_036,
+    "configs/longformer_enwik8.py:large": 102_542_540,
+    "configs/longformer_text8.py": 40_990_235,
     "configs/reformer_enwik8.py": 56_406_786,
     "configs/reformer_enwik8.py:large": 149_182_722,
+    "configs/transformer_xl_enwik8.py": 41_055_436,
+    "configs/transformer_xl_enwik8.py:large": 277_231_820,
+    "configs/transformer_xl_text8.py": 40_964_635,
+    "configs/transformer_xl_text8.py:large": 277_050_395,
 }
 
 
