@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "score a checkpoint",
     "generate": "generate text from a checkpoint",
     "compare": "time, memory, FLOPs and error of the families, side by side at equal shapes",
+    "visualize": "draw who attends to whom, and what a model has learned about that",
     "plan": "count parameters, FLOPs and memory of a configuration; no device is touched",
 }
 
@@ -59,15 +60,15 @@ def plain_parser(command: str, description: str) -> ArgumentParser:
     )
 
 
-def add_workdir_flag(parser: ArgumentParser) -> None:
+def add_workdir_flag(parser: ArgumentParser, *, required: bool = True) -> None:
     """The flag that names a run."""
     text = "directory of the run, local or gs://bucket/path; without --config, its configuration holds"
-    parser.add_argument("--workdir", required=True, help=text)
+    parser.add_argument("--workdir", required=required, help=text)
 
 
-def add_checkpoint_flags(parser: ArgumentParser) -> None:
+def add_checkpoint_flags(parser: ArgumentParser, *, required: bool = True) -> None:
     """Flags that name a trained model."""
-    add_workdir_flag(parser)
+    add_workdir_flag(parser, required=required)
     parser.add_argument("--checkpoint", default="latest", help="latest, best or a step (default: latest)")
 
 
