@@ -1,0 +1,75 @@
+"""The Sparse Transformer's configurations: what the paper says of the model, and two steps of the small one."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from effjax import cli, evaluate, generate
+from effjax.tasks import make_task
+from effjax.training.config import load_config
+from effjax.training.loop import train
+
+ENWIK8 = "configs/sparse_transformer_enwik8.py"
+SMALL = {
+    "steps": 2,
+    "log_every": 1,
+    "batch_size": 8,
+    "data.length": 64,
+    "model.n_layers": 2,
+    "optimizer.warmup": 1,
+    "eval.limit": 300,
+    "eval.context": 64,
+    "eval.stride": 32,
+    "eval.batch_size": 8,
+    "eval.test": False,
+    "sample.length": 0,
+}
+
+
+def test_trains_scores_and_generates(tmp_path, capsys):
+    config = load_config(f"{ENWIK8}:tiny")
+    config.update_from_flattened_dict(SMALL)
+    train(make_task(config), config, str(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["train/bits_per_byte"] == pytest.approx(8, rel=1e-6)  # an output matrix of zeros: ln 256 nats
+    assert rows[1]["train/bits_per_byte"] < 8
+    capsys.readouterr()
+    assert cli.run(evaluate.main, [f"--workdir={tmp_path}", "--split=valid", "--limit=300", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["targets"] == 300 and abs(scores["bits_per_byte"] - rows[1]["valid/bits_per_byte"]) < 1e-4
+    assert cli.run(generate.main, [f"--workdir={tmp_path}", "--prompt=The history of", "--length=8"]) == 0
+    assert capsys.readouterr().out.startswith("The history of")
+
+
+def test_weights_are_those_that_the_paper_counts():
+    """12 d^2 a layer: queries, keys, values, outputs and the feed-forward network."""
+    params = jax.eval_shape(make_task(load_config(ENWIK8)).init, jax.random.key(0))
+    matrices = [leaf.size for leaf in jax.tree.leaves(params["stack"]) if leaf.ndim > 2]  # the first axis is layers
+    assert sum(matrices) == 30 * 12 * 512**2 == 94_371_840
+
+
+def test_initial_weights_are_as_wide_as_the_paper_says():
+    config = load_config(f"{ENWIK8}:tiny")
+    params = jax.jit(make_task(config).init)(jax.random.key(0))
+    period = params["stack"]["period"]
+    width, hidden, branches = 128, 512, math.sqrt(2 * 4)
+    deviations = {
+        0.125 / math.sqrt(width): params["vocabulary"]["embedding"]["embedding"],
+        0.125 / math.sqrt(2 * width): params["positions"]["axis_0"],
+        0.125 / math.sqrt(width) / branches: period["mixing_0"]["mixer"]["out"]["kernel"],
+        0.125 / math.sqrt(hidden) / branches: period["feeding_0"]["feed_forward"]["outer"]["kernel"],
+    }
+    for deviation, leaf in deviations.items():
+        assert float(jnp.std(leaf)) == pytest.approx(deviation, rel=0.05)
+    assert not params["vocabulary"]["head"]["kernel"].any()
+
+
+def test_interleaved_heads_alternate_from_layer_to_layer():
+    config = load_config(f"{ENWIK8}:tiny").unlock()
+    config.model.pattern = ("fixed", "fixed")
+    config.model.fixed.form = ("local", "far")
+    mixers = make_task(config).model.stack.period.mixers()
+    assert [mixer.form for mixer in mixers] == ["local", "far"]
