@@ -12,7 +12,7 @@ def linformer_attention(
     v: Float[Array, "B S K H"],
     *,
     proj_k: Float[Array, "*heads P L"],
-    proj_v: Float[Array, "*heads P L"] | None = None,
+    proj_v: Float[Array, "*value_heads R L"] | None = None,
     causal: bool = False,
     padding_mask: Bool[Array, "B S"] | None = None,
     segment_ids: Int[Array, "B S"] | None = None,
@@ -93,5 +93,4 @@ def project_length(
     if padding_mask is not None:
         x = jnp.where(padding_mask[:, :, None, None], x, 0)
     equation = "ps,bskh->bpkh" if proj.ndim == 2 else "kps,bskh->bpkh"
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.einsum(equation, proj[..., : x.shape[1]].astype(x.dtype), x, preferred_element_type=wide).astype(x.dtype)
+    return jnp.einsum(equation, proj[..., : x.shape[1]].astype(x.dtype), x)
