@@ -80,7 +80,7 @@ def segments(config, length, *, dropout, attention_dropout=0.0):
 
 def scoring(config, *, targets, memory, clamp, streams):
     """The memory with which the model is scored, which need not be that of training."""
-    config.eval.update(context=targets, stride=targets, batch_size=streams)
+    config.eval.update(context=targets, batch_size=streams)
     config.eval.model = (
         ("transformer_xl.memory_length", memory),
         ("transformer_xl.clamp_length", clamp),

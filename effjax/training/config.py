@@ -181,7 +181,7 @@ def check_config(config: ConfigDict) -> None:
             raise UserError(f"config.{key}={fields[key]}; 1 or more is allowed")
     if config.batch_size % config.accumulate:
         raise UserError(f"config.accumulate={config.accumulate} does not divide config.batch_size={config.batch_size}")
-    if 0 < config.eval.context < config.eval.stride:
+    if config.eval.reader == "windows" and 0 < config.eval.context < config.eval.stride:
         sizes = f"config.eval.stride={config.eval.stride}, config.eval.context={config.eval.context}"
         raise UserError(f"{sizes}: a stride beyond the context would skip targets")
     for rule in config.sharding:
