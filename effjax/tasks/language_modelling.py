@@ -48,7 +48,7 @@ class LanguageModelling(Task):
             if reader not in ("windows", "streams"):
                 raise UserError(f"config.{name}.reader={reader!r}; 'windows' or 'streams' is allowed")
         self.vocabulary = get_vocabulary(config.data.vocabulary)
-        self.model = make_decoder(config.model, vocab_size=self.vocabulary.size, dtype=DTYPES[config.dtype])
+        self.model = self.make_model(config.model)
         self.check_lengths()
         self.scorer, self._scorers = self._with_eval_model(), {}
         scores = self.report({"nats": 0.0}, kept=1.0)
@@ -58,9 +58,16 @@ class LanguageModelling(Task):
                 f"{', '.join(scores)} is allowed"
             )
         if config.sample.length:  # found out now rather than after the last step
-            sample = config.sample
-            prompt = self.encode_prompt(sample.prompt)
-            check_generation(self.model, len(prompt), sample.length, sample.temperature, sample.top_k)
+            self.check_sample(config.sample)
+
+    def make_model(self, section):
+        """The model that a configuration's `model` section describes."""
+        return make_decoder(section, vocab_size=self.vocabulary.size, dtype=DTYPES[self.config.dtype])
+
+    def check_sample(self, sample):
+        """Raises UserError where no text could be generated with the settings of `config.sample`."""
+        prompt = self.encode_prompt(sample.prompt)
+        check_generation(self.model, len(prompt), sample.length, sample.temperature, sample.top_k)
 
     def check_lengths(self):
         """Raises UserError where sequences do not fit the model's positions, or streams its states."""
@@ -251,22 +258,26 @@ class LanguageModelling(Task):
             raise UserError(f"context={context} exceeds the {task.model.max_length} positions of the model")
         if split not in self.corpus.splits:
             raise UserError(f"split={split!r}; one of {', '.join(self.corpus.splits)} is allowed")
-        tokens, share, rows = self.corpus.splits[split], (0, 1), batch_size
+        share, rows = (0, 1), batch_size
         if mesh is not None:  # whole rows on every device: the scorer fills up with rows of weight 0
             share = reader_share(mesh)
             rows += -rows % math.prod(mesh.shape[axis] for axis in BATCH)
-        tokens = tokens[: limit + 1] if limit else tokens
         place = dict(batch_size=rows, process_index=share[0], process_count=share[1])
-        if settings.reader == "streams":
-            batches = scoring_streams(tokens, length=context, streams=batch_size, **place)
-        else:
-            batches = scoring_batches(tokens, context=context, stride=stride, **place)
+        batches = self.batches_to_score(split, limit, context=context, stride=stride, streams=batch_size, **place)
         nats, targets, carry = 0.0, 0.0, ()
         for batch in batches:
             batch = batch if mesh is None else global_rows(batch, mesh, rows)
             (total, count), carry = task.score(params, batch, carry)
             nats, targets = nats + float(total), targets + float(count)
         return {**self.report({"nats": nats / targets}, split), "targets": int(targets)}
+
+    def batches_to_score(self, split: str, limit: int | None, *, context: int, stride: int, streams: int, **place):
+        """The batches of `evaluate`, of `batch_size` rows each; `place` says which of them are this process's."""
+        tokens = self.corpus.splits[split]
+        tokens = tokens[: limit + 1] if limit else tokens
+        if self.config.eval.reader == "streams":
+            return scoring_streams(tokens, length=context, streams=streams, **place)
+        return scoring_batches(tokens, context=context, stride=stride, **place)
 
     @functools.cached_property
     def score(self):
@@ -293,7 +304,7 @@ class LanguageModelling(Task):
         if not fields:
             return self
         set_fields(config, fields, source="config.eval.model")
-        model = make_decoder(config, vocab_size=self.vocabulary.size, dtype=self.model.dtype)
+        model = self.make_model(config)
         inputs = jax.random.key(0), jnp.zeros((1, 1), jnp.int32)
         shapes = [jax.tree.map(lambda x: x.shape, jax.eval_shape(like.init, *inputs)) for like in (self.model, model)]
         if shapes[0] != shapes[1]:

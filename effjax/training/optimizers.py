@@ -49,8 +49,8 @@ def make_schedule(config) -> optax.Schedule:
 def make_optimizer(config) -> optax.GradientTransformation:
     """The optimizer of a configuration: clipping by the global norm, then Adam, AdamW, Adafactor or Adagrad.
 
-    Weight decay is decoupled, scaled by the learning rate in AdamW and by itself in Adafactor, and spares biases and
-    scales (by name: under a scan over layers they have two axes, too).
+    Weight decay is decoupled, scaled by the learning rate in AdamW and by itself in Adafactor, and spares biases,
+    scales and random projections (by name: under a scan over layers they have another axis).
 
     Raises:
       UserError: an unknown optimizer or schedule; weight decay for Adam or Adagrad; `tensor_clip` for another optimizer
@@ -80,7 +80,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
 
 def decayed_parameters(params):
     """True for each parameter that weight decay shrinks."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale", "projection"), params)
 
 
 def scheduled_updates(opt_state) -> jax.Array:
