@@ -1,4 +1,4 @@
-"""From the `model` section of a configuration to a decoder."""
+"""From the `model` section of a configuration to a decoder or an encoder."""
 
 import dataclasses
 import functools
@@ -19,6 +19,7 @@ from effjax.layers import (
 )
 from effjax.models.block import Half, Period
 from effjax.models.decoder import Decoder
+from effjax.models.encoder import Encoder
 from effjax.models.stack import Stack
 
 # Rules of `training.sharding` for a decoder's parameters: heads and features over `tensor`, the other side over `fsdp`.
@@ -92,12 +93,44 @@ def mixer_section(name: str) -> ConfigDict:
     return ConfigDict({key: (value,) if key in per_block else value for key, value in own.items()})
 
 
+def encoder_config(pattern: tuple[str, ...] = ("full",)) -> ConfigDict:
+    """As `decoder_config`, for an encoder: mixers that may be causal or not are not."""
+    config = decoder_config(pattern)
+    for name in set(pattern):
+        if "causal" in config[name]:
+            config[name].causal = False
+    return config
+
+
 def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> Decoder:
     """The decoder that a `model` section describes.
 
     Raises:
       UserError: a name that does not exist or a size that does not fit, named with its value and what is allowed.
     """
+
+    def check(mixer):  # one that sees the future has no state, and says so
+        jax.eval_shape(lambda: mixer.initial_state(1, dtype, max_length=1))
+
+    return _assemble(Decoder, check, config, vocab_size, dtype)
+
+
+def make_encoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> Encoder:
+    """The encoder that a `model` section describes.
+
+    Raises:
+      UserError: as `make_decoder`; a mixer that is causal.
+    """
+
+    def check(mixer):
+        if getattr(mixer, "causal", True):
+            raise ValueError(f"{type(mixer).__name__} is causal: an encoder needs mixers with causal=False")
+
+    return _assemble(Encoder, check, config, vocab_size, dtype)
+
+
+def _assemble(kind, check, config, vocab_size, dtype):
+    """A model of a kind, each of whose mixers has passed a check."""
     period, pattern = len(config.pattern), tuple(config.pattern)
     check_pattern(pattern)
     if config.n_layers < 1 or config.n_layers % period:
@@ -127,13 +160,12 @@ def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> D
         for make in (*mixers, feed_forward, vocabulary, *filter(None, [make_positions])):
             make(dtype=dtype)  # modules check their settings when they are made
         for make in mixers:
-            mixer = make(dtype=dtype)  # one that sees the future has no state, and says so
-            jax.eval_shape(lambda mixer=mixer: mixer.initial_state(1, dtype, max_length=1))
+            check(make(dtype=dtype))
         Half(norm=config.norm)
         blocks = Period(mixers, feed_forward, norm=config.norm, epsilon=config.norm_epsilon, **dropout)
         stack = Stack(blocks, config.n_layers // period, residual=config.residual, remat=config.remat)
         stack.shared_params()
-        return Decoder(vocabulary, stack, make_positions, **dropout)
+        return kind(vocabulary, stack, make_positions, **dropout)
     except ValueError as error:
         raise UserError(f"model: {error}") from error
 
