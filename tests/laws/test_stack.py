@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.laws.measure import cast, relative_rms
+from effjax.layers import FeedForward
+from effjax.models import stack as stack_module
+from effjax.models.block import Period
+from effjax.models.stack import Stack
+from effjax.ops.reversible import reversible_stack
+from tests.laws.measure import cast, relative_norm, relative_rms
 from tests.laws.stacks import D_MODEL, MODES, VOCABULARY, ids, make_decoder, make_stack, naive_stack
 
 LENGTH = 13
@@ -156,3 +161,33 @@ def test_dropout_replays_the_forward_mask():
     first, again, other = (gradient(params, jax.random.key(seed)) for seed in (1, 1, 2))
     assert relative_rms(first, again) == 0
     assert relative_rms(first, other) > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.needs("causal")
+def test_every_mixer_works_in_a_reversible_stack(family, monkeypatch):
+    """The second piece of a stream: its outputs and gradients, rebuilt backwards, are those of stored activations; the
+    state that came in, a memory for instance, is a constant."""
+    make = functools.partial(family.layer, d_model=D_MODEL, n_heads=2, head_dim=8)
+    stack = Stack(Period((make,), functools.partial(FeedForward, D_MODEL, 2 * D_MODEL)), 3, residual="reversible")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, LENGTH, D_MODEL)), jnp.float32)
+    shared = {name: init(jax.random.key(1), shape) for name, (shape, init) in stack.shared_params().items()} or None
+    params = jax.jit(stack.init)(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)), shared=shared)
+
+    def run(params, shared, x):
+        def loss(params, shared, x):
+            _, states = stack.apply(params, x[0], stack.initial_state(2, max_length=2 * LENGTH), shared=shared)
+            second, _ = stack.apply(params, x[1], jax.lax.stop_gradient(states), shared=shared)
+            return jnp.sum(jnp.sin(second)), second
+
+        (_, y), grads = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(params, shared, x)
+        return y, grads
+
+    y, grads = jax.jit(run)(params, shared, x)
+    monkeypatch.setattr(
+        stack_module, "reversible_stack", lambda *a, mode, **k: reversible_stack(*a, mode="autodiff", **k)
+    )
+    expected, expected_grads = jax.jit(lambda *arguments: run(*arguments))(params, shared, x)
+    assert relative_rms(y, expected) <= 1e-5
+    assert relative_norm(grads, expected_grads) <= 1e-4
+    assert not np.asarray(grads[2])[0].any()
