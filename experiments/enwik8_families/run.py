@@ -1,0 +1,100 @@
+"""Trains the families one after another; what is done is not done again, what was cut off goes on.
+
+  python experiments/enwik8_families/run.py --data=enwik8.xz --seeds=0,1,2
+  python experiments/enwik8_families/run.py --data=enwik8.xz --families=full,performer --seeds=0 --steps=400
+
+Runs live in --workdir (not committed). Of each finished one, `metrics/FAMILY-SEED.json` keeps the curve, the score of
+the test split's beginning, speed and memory: what report.py reads.
+"""
+
+import json
+import pathlib
+import runpy
+import statistics
+import sys
+import time
+
+import jax
+
+from effjax import cli
+from effjax.accounting.memory import memory_of
+from effjax.errors import UserError
+from effjax.tasks import make_task
+from effjax.training.config import load_config
+from effjax.training.loop import train
+from effjax.training.metrics import read_rows
+from effjax.training.optimizers import make_optimizer
+from effjax.training.restore import restore_on_all_devices
+from effjax.training.sharding import make_mesh
+from effjax.training.step import jit_train_step
+from effjax.training.workdir import open_workdir
+
+HERE = pathlib.Path(__file__).parent
+CONFIG = HERE / "config.py"
+
+
+def main(argv=None) -> None:
+    parser = cli.plain_parser("enwik8_families", __doc__)
+    parser.add_argument("--data", required=True, help="the real enwik8: raw, .zip, .gz or .xz")
+    parser.add_argument("--families", default="all", help="all, or names of config.py with commas")
+    parser.add_argument("--seeds", default="0,1,2", help="with commas (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=400, help="training steps of a run (default: %(default)s)")
+    parser.add_argument("--test_targets", type=int, default=131_072, help="bytes of the test split (default: 131072)")
+    parser.add_argument("--workdir", default="runs/enwik8_families", help="(default: %(default)s)")
+    parser.add_argument("--metrics", default=str(HERE / "metrics"), help="(default: beside this file)")
+    args = parser.parse_args(argv)
+    known = list(runpy.run_path(str(CONFIG))["FAMILIES"])
+    names = known if args.families == "all" else args.families.split(",")
+    for name in names:
+        if name not in known:
+            raise UserError(f"--families={args.families}: there is no {name!r}; one of {', '.join(known)} is allowed")
+    metrics = pathlib.Path(args.metrics)
+    metrics.mkdir(parents=True, exist_ok=True)
+    for seed in map(int, args.seeds.split(",")):
+        for name in names:
+            path = metrics / f"{name}-{seed}.json"
+            if not path.exists():
+                result = run(name, seed, args)
+                path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def run(name: str, seed: int, args) -> dict:
+    """Trains and scores one model."""
+    config = load_config(f"{CONFIG}:{name}").unlock()
+    config.seed, config.steps, config.data.path = seed, args.steps, args.data
+    workdir = f"{args.workdir}/{name}-{seed}"
+    start = time.monotonic()
+    task = make_task(config.lock())
+    train(task, config, workdir)
+    seconds = time.monotonic() - start
+    _, params, _ = restore_on_all_devices(task, workdir)
+    rows = read_rows(open_workdir(workdir) / "metrics.jsonl")
+    test = task.evaluate(params, "test", limit=args.test_targets)
+    speeds = [row["train/tokens_per_second"] for row in rows if "train/tokens_per_second" in row]
+    return {
+        "family": name,
+        "seed": seed,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "steps": args.steps,
+        "training_bytes": args.steps * config.batch_size * config.data.length,
+        "test": test,
+        "valid": [(row["step"], row["valid/bits_per_byte"]) for row in rows if "valid/bits_per_byte" in row],
+        "train": [(row["step"], row["train/bits_per_byte"]) for row in rows if "train/bits_per_byte" in row],
+        "tokens_per_second": statistics.median(speeds),
+        "step_memory": step_memory(task, config),
+        "seconds": round(seconds, 1),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
+
+
+def step_memory(task, config) -> int:
+    """Bytes of the compiled training step: state, batch and temporaries."""
+    mesh = make_mesh(config.mesh, jax.devices())
+    step, state, batch = jit_train_step(task, make_optimizer(config), config, mesh)
+    with jax.set_mesh(mesh):
+        return memory_of(step.lower(state, batch).compile()).total
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
