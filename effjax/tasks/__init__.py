@@ -18,4 +18,8 @@ def make_task(config):
         from effjax.tasks.language_modelling import LanguageModelling
 
         return LanguageModelling(config)
-    raise UserError(f"config.task={config.task!r}; 'language_modelling' is allowed")
+    if config.task == "masked_language_modelling":
+        from effjax.tasks.masked_language_modelling import MaskedLanguageModelling
+
+        return MaskedLanguageModelling(config)
+    raise UserError(f"config.task={config.task!r}; 'language_modelling' or 'masked_language_modelling' is allowed")
