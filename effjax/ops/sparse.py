@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from effjax.ops import sparse_blocked, sparse_positions
+from effjax.ops import sparse_batched, sparse_blocked, sparse_positions
 from effjax.ops.masking import pair_ids
 from effjax.ops.pattern_algebra import Pattern
 from effjax.ops.sparse_plan import plan
 from effjax.ops.sparse_rules import Options, Rules
 
-_FORMS = {"blocked": sparse_blocked}
+_FORMS = {"blocked": sparse_blocked, "batched": sparse_batched}
 
 
 def sparse_attention(
@@ -144,4 +144,4 @@ def _per_platform(direction, made, options, implementation, *arrays):
     forms = {name: partial(getattr(form, direction), made, options) for name, form in _FORMS.items()}
     if implementation is not None:
         return forms[implementation](*arrays)
-    return forms["blocked"](*arrays)
+    return jax.lax.platform_dependent(*arrays, cpu=forms["blocked"], default=forms["batched"])

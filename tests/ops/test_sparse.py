@@ -24,6 +24,8 @@ from effjax.ops.patterns import (
 from effjax.ops.sparse import sparse_attention
 from tests.ops.attention_oracle import assert_close, dense_attention, random_arrays, value_and_grads
 
+both = pytest.mark.parametrize("implementation", ["blocked", "batched"])
+
 RULES = {
     "causal": Causal(),
     "window": SlidingWindow(9) & Causal(),
@@ -48,8 +50,9 @@ def dense(pattern: Pattern, heads: int, length: int) -> np.ndarray:
     return np.stack([pattern.dense(length, head) for head in range(heads)])[None]
 
 
+@both
 @pytest.mark.parametrize("name", RULES)
-def test_equals_dense_float64(name, small_blocks):
+def test_equals_dense_float64(name, implementation, small_blocks):
     length, pattern = 61, RULES[name]
     with jax.enable_x64(True):
         *arrays, g = random_arrays((2, length, 3, 4), *[(2, length, 3, 4)] * 3)
@@ -58,7 +61,7 @@ def test_equals_dense_float64(name, small_blocks):
         rules = {"segment_ids": jnp.asarray(segments), "padding_mask": jnp.asarray(padding)}
         visible = dense(pattern, 3, length)
         visible = visible & (segments[:, None, :, None] == segments[:, None, None]) & padding[:, None, None]
-        ours = partial(sparse_attention, pattern=pattern, **rules)
+        ours = partial(sparse_attention, pattern=pattern, **rules, implementation=implementation)
         assert_close(
             value_and_grads(ours, arrays, g),
             value_and_grads(partial(dense_attention, visible=visible), arrays, g),
