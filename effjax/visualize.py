@@ -39,7 +39,7 @@ def main(argv=None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={args.output} cannot be made a directory: {error.strerror or error}") from error
-    for picture in gallery(_subject(args)):
+    for picture in gallery(subject_of(args)):
         if picture.figure is not None:
             path = directory / f"{picture.name}.png"
             save(picture.figure, path)
@@ -48,7 +48,7 @@ def main(argv=None) -> None:
             print(picture.remark)
 
 
-def _subject(args):
+def subject_of(args):
     """The model of the flags: trained where there is a run."""
     import jax
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from matplotlib.ticker import LogLocator
 
 from effjax.layers import PerformerAttention
 from effjax.ops.favor_features import GENERALISED, default_epsilon, favor_features, favor_projection
@@ -78,7 +79,7 @@ def favor_errors(
         orthogonal=mixer.orthogonal,
         scaling=mixer.scaling,
     )
-    projections = jax.vmap(draw)(jax.random.split(jax.random.key(0), draws))
+    projections = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), draws))
     if not mixer.per_head:
         projections = jnp.broadcast_to(projections[:, :1], projections.shape)
     epsilon = default_epsilon(mixer.kernel) if mixer.epsilon is None else mixer.epsilon
@@ -127,7 +128,7 @@ def _figure(subject, name, mixer, counts, curves):
         f"{name}: error of FAVOR+ against exact softmax attention, {subject.origin}\n"
         f"{kind}, {DRAWS} projections each\n{subject.text}"
     )
-    figure = new_figure(9, 5.8, title)
+    figure = new_figure(9, 6.2, title)
     axes = figure.add_subplot()
     for layer, colour, marker in zip(layers, PALETTE, "os^Dv<>"):
         errors = curves[layer]
@@ -144,5 +145,8 @@ def _figure(subject, name, mixer, counts, curves):
     axes.set_ylabel("relative error of the output\nmean, and range over projections")
     axes.grid(alpha=0.3, which="both")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return figure

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from effjax.layers import FullAttention
+from effjax.layers import LSRA, FullAttention
 from effjax.pictures.figure import PALETTE, Picture, add_legend, draw_pairs, in_words, new_figure
 from effjax.pictures.sights import Sight, sight_of
 from effjax.pictures.subject import Subject
 
-MOST_PANELS, COLUMNS = 24, 4
+MOST_PANELS, COLUMNS = 24, 3
+WIDTH = 4.2  # of a panel, in inches
 
 
 @dataclass
@@ -45,9 +46,14 @@ def draw_rules(subject: Subject, name: str) -> list[Picture]:
     columns = min(len(panels), COLUMNS)
     rows = math.ceil(len(panels) / columns)
     shown = f", {len(panels)} of {count} different patterns" if len(panels) < count else ""
-    title = f"{name}: who attends to whom\n{subject.length} positions{shown}"
-    width = 3.3 * columns + 0.5 if columns > 1 else 5.0
-    figure = new_figure(width, (width - 0.5) / columns * 1.12 * rows + 1.1, title)
+    sights = [panel.sight for panel in panels]
+    where = f"{subject.length} positions"
+    if any(sight.keys[0] < 0 for sight in sights):
+        where = "one piece of a stream, and the memory before it"
+    title = f"{name}: who attends to whom\n{where}{shown}"
+    # Panels are as high as their queries ask for, beside their keys.
+    height = WIDTH * max(np.ptp(sight.queries) / np.ptp(sight.keys) for sight in sights) + 0.6
+    figure = new_figure(WIDTH * columns + 0.6, height * rows + 1.0, title)
     n_layers = len(subject.names) * subject.repeats
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)
@@ -90,10 +96,9 @@ def _shows(panel, part):
 
 def _remark(subject, name, panels):
     """A hint where the positions looked at are too few to see more than the triangle of the past."""
-    if isinstance(subject.mixers[subject.blocks(name)[0]], FullAttention):
+    if isinstance(subject.mixers[subject.blocks(name)[0]], FullAttention | LSRA):
         return ""
-    queries, keys = panels[0].sight.queries, panels[0].sight.keys
-    past = keys[None] <= queries[:, None]
+    past = np.tri(subject.length, dtype=bool)
     if any(panel.pairs.shape != past.shape or (panel.pairs[past] == 0).any() for panel in panels):
         return ""
     return f"{name}: among {subject.length} positions every one sees all before it; a longer --length may show more"

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from matplotlib import colormaps
 
 from effjax.layers import AdaptiveSpanAttention
 from effjax.pictures.figure import Picture, new_figure
@@ -46,8 +47,6 @@ def soft_window(span: np.ndarray, distance: np.ndarray, ramp: int) -> np.ndarray
 
 def _figure(subject, name, layers, values, mixer):
     """Spans [layers, N] as a table of colours, and the window of every head over the distance."""
-    from matplotlib import colormaps
-
     n_layers, n_heads = values.shape
     kind = f"mean over {subject.text}" if mixer.dynamic else f"of at most {mixer.max_span:,} tokens"
     title = f"{name}: how far back each head looks, {kind}\nramp {mixer.ramp} tokens, {subject.origin}"
@@ -56,6 +55,7 @@ def _figure(subject, name, layers, values, mixer):
     most = max(float(values.max()), 1.0)
     image = table.imshow(values, cmap="viridis", vmin=0, vmax=most, aspect="auto")
     figure.colorbar(image, ax=table, label="span z (tokens)")
+    figure.get_layout_engine().set(wspace=0.06)
     table.set_xticks(range(n_heads), range(1, n_heads + 1), fontsize=8)
     table.set_yticks(range(n_layers), layers, fontsize=8)
     table.set_xlabel("head")
@@ -63,7 +63,7 @@ def _figure(subject, name, layers, values, mixer):
     if values.size <= 200:
         for row, column in np.ndindex(values.shape):
             colour = "black" if values[row, column] > 0.6 * most else "white"
-            text = f"{values[row, column]:,.0f}"
+            text = f"{values[row, column]:,.{0 if most >= 10 else 1}f}"
             table.text(column, row, text, ha="center", va="center", fontsize=7.5, color=colour)
 
     reach = min(int(most + mixer.ramp) + 2, mixer.max_span)
@@ -74,7 +74,8 @@ def _figure(subject, name, layers, values, mixer):
         lines = curves.plot(distance, windows.T, color=shade, linewidth=1, alpha=0.8)
         if n_layers <= 12 or layer in (layers[0], layers[n_layers // 2], layers[-1]):
             lines[0].set_label(f"layer {layer}")
-    curves.set_xscale("log")
+    curves.set_xscale("log", base=2)
+    curves.xaxis.set_major_formatter("{x:,.0f}")
     curves.set_xlabel("distance of the key (tokens)")
     curves.set_ylabel("window: factor on its weight")
     curves.grid(alpha=0.3)

@@ -43,7 +43,8 @@ class Subject:
     def params(self):
         if self._given is not None:
             return self._given
-        return jax.jit(self.task.init)(jax.random.key(self.task.config.seed))
+        key, _ = jax.random.split(jax.random.key(self.task.config.seed))  # as `training.state.initial_state`
+        return jax.jit(self.task.init)(key)
 
     def mixer_params(self, block: int):
         """Parameters of the mixers of one block, with a leading axis over its repeats."""
