@@ -1,6 +1,7 @@
 """Linformer: keys and values projected along the length to a fixed number of rows, then exact attention to those."""
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from effjax.ops.full import full_attention
@@ -59,10 +60,14 @@ def linformer_attention(
             raise ValueError(f"{name} reaches {proj.shape[-1]} positions and there are {k.shape[1]} keys")
     if proj_v is not None and proj_v.shape[-2] != proj_k.shape[-2]:
         raise ValueError(f"proj_k has {proj_k.shape[-2]} rows and proj_v {proj_v.shape[-2]}: as many are needed")
+    k = project_length(k, proj_k, padding_mask)
+    v = project_length(v, proj_k if proj_v is None else proj_v, padding_mask)
+    # XLA's CPU compiler (jax 0.10.2) lays out a product of products in a way that it cannot run in bfloat16.
+    k, v = lax.optimization_barrier((k, v))
     return full_attention(
         q,
-        project_length(k, proj_k, padding_mask),
-        project_length(v, proj_k if proj_v is None else proj_v, padding_mask),
+        k,
+        v,
         scale=scale,
         dropout_rate=dropout_rate,
         dropout_key=dropout_key,

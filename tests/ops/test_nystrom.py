@@ -38,8 +38,8 @@ def test_the_inverse():
         identity = jnp.broadcast_to(jnp.eye(5), matrix.shape)
         assert_close([iterative_pinv(matrix, 12) @ matrix], [identity], 1e-12)
         # The original's start: one example depends on the others.
-        together, alone = iterative_pinv(matrix, 4, "batch"), iterative_pinv(matrix, 4)
-        assert np.abs(together - alone).max() > 1e-6
+        together, alone = iterative_pinv(matrix, 1, "batch"), iterative_pinv(matrix, 1)
+        assert np.abs(together - alone).max() > 1e-3
 
 
 def test_as_many_landmarks_as_positions_are_full_attention():
