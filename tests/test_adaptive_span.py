@@ -1,0 +1,91 @@
+"""The adaptive span experiment: parameters to the unit, a run from training to text, trimming that leaves no trace."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from effjax.layers import AdaptiveSpanAttention
+from effjax.tasks import make_task
+from effjax.training.config import load_config
+from effjax.training.loop import train
+from effjax.training.stages import stages_of
+
+# Published as 38M, 209M; 39M, 209M, of vocabularies of 205 and 28 symbols.
+COUNTS = {
+    "configs/adaptive_span_enwik8.py": 38_538_541,
+    "configs/adaptive_span_enwik8.py:large": 208_910_221,
+    "configs/adaptive_span_enwik8.py:small": 6_480_621,
+    "configs/adaptive_span_text8.py": 38_357_116,
+    "configs/adaptive_span_text8.py:large": 208_638_172,
+}
+
+
+@pytest.mark.parametrize("source", COUNTS)
+def test_parameters_to_the_unit(source):
+    config = load_config(source)
+    params = jax.eval_shape(make_task(config).init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[source]
+    assert stages_of(config)[-1].end == config.steps
+
+
+def small(**changes):
+    """The tiny preset, smaller still, with spans that outgrow their first trim within a few steps."""
+    config = load_config("configs/adaptive_span_enwik8.py:tiny")
+    config.steps, config.batch_size, config.log_every = 8, 8, 4
+    config.data.length = config.eval.context = config.eval.stride = 32
+    config.model.update(d_model=16, d_ff=32, n_heads=2, head_dim=8, n_layers=2)
+    config.model.adaptive_span.update(max_span=512, ramp=16)
+    config.model.init = ()
+    config.optimizer.update(learning_rate=0.15, warmup=0, tensor_clip=0.0)
+    config.eval.update(every=4, limit=600, batch_size=8, test=False)
+    config.checkpoint.every = 4
+    config.sample.update(length=12)
+    config.update(changes)
+    return config
+
+
+def run(workdir, config):
+    """The rows of a run, without what a clock wrote."""
+    train(make_task(config), config, str(workdir))
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "train/tokens_per_second"} for row in rows]
+
+
+def test_trains_two_steps_evaluates_and_generates(tmp_path, capsys):
+    rows = run(tmp_path, small(steps=2))
+    assert rows[-1]["step"] == 2 and 2 < rows[-1]["valid/bits_per_byte"] < 12
+    assert 0 < rows[-1]["train/mean_span"] < rows[-1]["train/max_span"] <= 512
+    text = capsys.readouterr().out.split("generated text:\n")[1]
+    assert text.startswith("The history of ") and len(text) > len("The history of ")
+
+
+@pytest.mark.slow
+def test_trimming_leaves_no_trace_in_a_run(tmp_path, monkeypatch, capsys):
+    """Spans grow from nothing: what was computed grows with them, and the losses are those of computing all of it."""
+    visited = []
+
+    def spy(layer, params, **options):
+        changes = adapt(layer, params, **options)
+        visited.append(changes.get("visited"))
+        return changes
+
+    adapt = AdaptiveSpanAttention.adapt
+    monkeypatch.setattr(AdaptiveSpanAttention, "adapt", spy)
+    trimmed = run(tmp_path / "trimmed", small())
+    assert visited[0] == 128 and max(filter(None, visited)) > 128
+    assert "outgrew the compiled step" in capsys.readouterr().out
+    monkeypatch.setattr(AdaptiveSpanAttention, "adapt", lambda layer, params, **options: {})
+    whole = run(tmp_path / "whole", small())
+    assert [row.keys() for row in trimmed] == [row.keys() for row in whole]
+    for ours, theirs in zip(trimmed, whole):
+        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=2e-4)
+    assert trimmed[-1]["train/max_span"] > 112
+
+
+@pytest.mark.slow
+def test_stopped_and_started_again_the_losses_are_the_same_bits(tmp_path):
+    whole = run(tmp_path / "whole", small())
+    run(tmp_path / "parts", small(steps=4))
+    assert run(tmp_path / "parts", small())[-1] == whole[-1]
