@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from effjax.ops import sparse_batched, sparse_blocked, sparse_positions
+from effjax.ops import sparse_batched, sparse_blocked, sparse_kernels, sparse_positions
 from effjax.ops.masking import pair_ids
 from effjax.ops.pattern_algebra import Pattern
 from effjax.ops.sparse_plan import plan
 from effjax.ops.sparse_rules import Options, Rules
 
 _FORMS = {"blocked": sparse_blocked, "batched": sparse_batched}
+IMPLEMENTATIONS = (*_FORMS, "splash")
 
 
 def sparse_attention(
@@ -58,8 +59,8 @@ def sparse_attention(
       scale: 1 / sqrt(H) if None.
       dropout_rate: probability that a weight is dropped.
       dropout_key: key of the dropout; the mask is a function of the key, example, head, query and key position.
-      implementation: "blocked" (CPU), "batched" (accelerators), "splash" (Pallas, TPU), or None for the best of the
-        platform being compiled for.
+      implementation: "blocked" (CPU), "batched" (accelerators), "splash" (Pallas, TPU; parts in another order of
+        positions cost it dearly, and padded positions give 0), or None for the best of the platform being compiled for.
 
     Returns:
       The mixed values, in the dtype of q.
@@ -84,8 +85,8 @@ def sparse_attention(
         raise ValueError(f"dropout_rate is {dropout_rate}: it must lie in [0, 1)")
     if dropout_rate > 0 and dropout_key is None:
         raise ValueError(f"dropout_rate is {dropout_rate} and dropout_key is None: dropout needs a key")
-    if implementation not in (None, *_FORMS):
-        raise ValueError(f"implementation is {implementation!r}: it must be None or one of {tuple(_FORMS)}")
+    if implementation not in (None, *IMPLEMENTATIONS):
+        raise ValueError(f"implementation is {implementation!r}: it must be None or one of {IMPLEMENTATIONS}")
 
     q = q * jnp.asarray(width**-0.5 if scale is None else scale, q.dtype)
     query_ids, key_ids = pair_ids(padding_mask, segment_ids, key_segment_ids, length)
@@ -99,6 +100,10 @@ def sparse_attention(
             key_positions = jnp.broadcast_to(jnp.arange(keys), (batch, keys))
         return sparse_positions.attend(pattern, options, q, k, v, rules, query_positions, key_positions)
     made = plan(pattern, heads, length, keys, int(query_offset))
+    plain = bias is None and not dropout_rate
+    kernel = sparse_kernels.choose(implementation, pattern, q, k, rules, query_offset=int(query_offset), plain=plain)
+    if kernel is not None:
+        return kernel(q, k, v)
     return _attend(made, options, implementation, q, k, v, rules)
 
 

@@ -189,7 +189,7 @@ def layout(rule: Pattern, head: int, query_axis: Axis, key_axis: Axis) -> Layout
             rows.append(i_cut[seen]), columns.append(j_cut[seen]), kinds.append(kind[seen])
     rows, columns, kinds = (np.concatenate(x).astype(np.int32) for x in (rows, columns, kinds))
     shape = (len(masks), query_axis.block, key_axis.block)
-    packed = np.frombuffer(b"".join(masks), np.uint8).reshape(len(masks), -1)
+    packed = np.frombuffer(b"".join(masks), np.uint8).reshape(len(masks), -(-shape[1] * shape[2] // 8))
     unpacked = np.unpackbits(packed, axis=1, count=shape[1] * shape[2]).astype(bool).reshape(shape)
     return Layout(
         _lists(rows, columns, kinds, query_axis.count), _lists(columns, rows, kinds, key_axis.count), unpacked
@@ -205,7 +205,7 @@ def _look(rule, head, query_axis, key_axis, i, j, masks):
     allowed = allowed & query_there & key_there
     kind = np.where(every, -1, -2)
     partial = np.flatnonzero(allowed.any((1, 2)) & ~every)
-    packed = np.packbits(allowed[partial].reshape(partial.size, -1), axis=1)
+    packed = np.packbits(allowed[partial].reshape(partial.size, query_axis.block * key_axis.block), axis=1)
     kind[partial] = [masks.setdefault(row.tobytes(), len(masks)) for row in packed]
     return kind
 

@@ -55,7 +55,7 @@ def plan(pattern: Pattern, heads: int, queries: int, keys: int, query_start: int
     for head in range(heads):
         found = []
         for part in pattern.parts(head):
-            like = head if _by_head(part.rule, heads) else 0
+            like = head if by_head(part.rule, heads) else 0
             pair = _axes(part, queries, keys, query_start, like)
             made = layout(part.rule, like, *pair)
             if made.by_query.index.size:
@@ -70,7 +70,7 @@ def plan(pattern: Pattern, heads: int, queries: int, keys: int, query_start: int
 _axes = lru_cache(maxsize=256)(best_axes)
 
 
-def _by_head(rule, heads):
+def by_head(rule: Pattern, heads: int) -> bool:
     """Whether a rule looks at the head: its answer for one pair then has an axis of heads."""
     pair = np.zeros((1, 1, 1), int)
     return np.shape(rule.allows(pair, pair, np.arange(heads).reshape(-1, 1, 1)))[0] > 1
