@@ -12,10 +12,9 @@ from effjax.layers.projections import ConvolvedHeads, SeparateHeads, from_heads,
 from effjax.ops import patterns
 from effjax.ops.big_bird import big_bird_attention
 from effjax.ops.convolution import Tail, empty_tail
-from effjax.ops.full import full_attention
 from effjax.ops.sparse import sparse_attention
 
-FEW_QUERIES = 128  # a shorter piece of a stream looks at every key of the cache, under a mask
+FEW_QUERIES = 128  # a shorter piece of a stream looks at every key of the cache
 
 
 class PatternAttention(SeparateHeads):
@@ -52,7 +51,6 @@ class PatternAttention(SeparateHeads):
         return self.project(x, positions, state), {}
 
     def attend(self, q, k, v, **kwargs):
-        k, v = self.for_each_query_head(k, v)
         return sparse_attention(q, k, v, pattern=self.pattern, implementation=self.implementation, **kwargs)
 
     def stream(self, q, k, v, segments, state: KeyValueCache, dropout, **kept):
@@ -61,12 +59,10 @@ class PatternAttention(SeparateHeads):
         state = state.append(k, v, segments, **kept)
         keys, values, slots = state.key.astype(q.dtype), state.value.astype(q.dtype), state.key.shape[1]
         if length <= FEW_QUERIES:
-            y = full_attention(
+            y = self.attend(
                 q,
                 keys,
                 values,
-                causal=True,
-                mask=mask_of(self.pattern, self.n_heads, offset + jnp.arange(length), jnp.arange(slots)),
                 segment_ids=jnp.maximum(segments, 0),
                 key_segment_ids=state.segment_ids,
                 query_offset=offset,
@@ -86,13 +82,6 @@ class PatternAttention(SeparateHeads):
     def check_stream(self):
         if not self.causal:
             raise ValueError("causal=False cannot stream: a token's output needs tokens that are still to come")
-
-
-def mask_of(pattern, n_heads, query_positions, key_positions):
-    """Whom a few queries may see, `[1, N or 1, queries, keys]`, of positions that may be traced."""
-    heads = jnp.arange(n_heads)[:, None, None]
-    mask = pattern.allows(query_positions[:, None], key_positions, heads)
-    return jnp.broadcast_to(mask, (*(mask.shape[:-2] or (1,)), query_positions.size, key_positions.size))[None]
 
 
 class CausalPattern(PatternAttention):
@@ -249,5 +238,4 @@ class BigBirdAttention(PatternAttention):
         if self.causal:
             return super().attend(q, k, v, **kwargs)
         sizes = dict(block=self.block, among=self.among, **self.sizes)
-        k, v = self.for_each_query_head(k, v)
         return big_bird_attention(q, k, v, **sizes, implementation=self.implementation, **kwargs)

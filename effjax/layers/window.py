@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from effjax.layers.mixer import at_least_one
-from effjax.layers.sparse import PatternAttention, mask_of
+from effjax.layers.sparse import PatternAttention
 from effjax.ops import patterns
-from effjax.ops.full import full_attention
+from effjax.ops.positions import alibi
 
 PIECE = 512  # tokens of a long piece that are mixed at once
 
@@ -33,6 +33,7 @@ class WindowAttention(PatternAttention):
     Attributes:
       window: in tokens.
       sinks: first tokens that all see.
+      alibi: logits fall with the distance, `effjax.ops.positions.alibi`.
       and those of `SeparateHeads`.
 
     Source: Beltagy et al. 2020 (2004.05150), section 3.1; sinks: Xiao et al. 2023 (2309.17453).
@@ -43,6 +44,7 @@ class WindowAttention(PatternAttention):
 
     window: int = 512
     sinks: int = 0
+    alibi: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -54,6 +56,9 @@ class WindowAttention(PatternAttention):
             return patterns.streaming(self.window, self.sinks)
         near = patterns.SlidingWindow(self.window - 1)
         return near | patterns.Sinks(self.sinks) if self.sinks else near
+
+    def attend(self, q, k, v, **kwargs):
+        return super().attend(q, k, v, bias=alibi(self.n_heads) if self.alibi else None, **kwargs)
 
     def stream(self, q, k, v, segments, state: SinksAndWindow, dropout):
         """The next tokens, at most `PIECE` at a time, against what is kept and each other."""
@@ -81,19 +86,19 @@ class WindowAttention(PatternAttention):
 
     def one_piece(self, q, k, v, segments, state: SinksAndWindow, dropout):
         past, recent, length = self.window - 1, state.index - (self.window - 1), q.shape[1]
-        new_positions = state.index + jnp.arange(length)
-        positions = jnp.concatenate([jnp.arange(self.sinks), recent + jnp.arange(past), new_positions])
+        positions = jnp.concatenate([jnp.arange(self.sinks), recent + jnp.arange(past + length)])
         keys, values, key_segments = (
             jnp.concatenate([old, new.astype(old.dtype)], axis=1)
             for old, new in ((state.key, k), (state.value, v), (state.segment_ids, segments))
         )
-        y = full_attention(
+        y = self.attend(
             q,
             keys.astype(q.dtype),
             values.astype(q.dtype),
-            mask=mask_of(self.pattern, self.n_heads, new_positions, positions),
             segment_ids=jnp.maximum(segments, 0),
             key_segment_ids=key_segments,
+            query_offset=state.index,
+            key_positions=jnp.broadcast_to(positions, key_segments.shape),
             **dropout,
         )
         # A sink that is among the new tokens goes to its own place; what is left of it in the window counts no more.

@@ -126,9 +126,9 @@ class LogSparse(Pattern):
 FORMS = ("merged", "split", "local", "far")
 
 
-def _in_form(form, local, far):
+def _in_form(form, local, far, far_alone):
     """Two parts as the heads of a Sparse Transformer use them."""
-    patterns = {"merged": local | far, "split": PerHead((local, far)), "local": local, "far": far}
+    patterns = {"merged": local | far, "split": PerHead((local, far_alone)), "local": local, "far": far_alone}
     if form not in patterns:
         raise ValueError(f"form is {form!r}: it must be one of {', '.join(FORMS)}")
     return Causal() & patterns[form]
@@ -161,7 +161,7 @@ class Strided(Composite):
     @cached_property
     def rule(self):
         local = SlidingWindow(self.stride if self.inclusive else self.stride - 1)
-        return _in_form(self.form, local, SameResidue(self.stride))
+        return _in_form(self.form, local, *[SameResidue(self.stride)] * 2)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Fixed(Composite):
       block: positions of a block, near the square root of the length.
       summary: c, cells of a block that later blocks see.
       groups: g; head h sees the u-th c cells from the end of a block, u = h mod g.
-      form: as in `Strided`. Under "far" alone the first queries see nothing, and their output is 0.
+      form: as in `Strided`. Under "far" a position also sees itself: the first ones would see nothing otherwise.
 
     Source: Child et al. 2019 (arXiv 1904.10509), section 4.3; groups: `num_verts` of the authors' code.
     """
@@ -194,7 +194,8 @@ class Fixed(Composite):
             product = f"summary is {self.summary} and groups {self.groups}: their product"
             raise ValueError(f"{product} must not exceed block = {self.block}")
         turns = [Summary(self.block, self.summary, skip=turn * self.summary) for turn in range(self.groups)]
-        return _in_form(self.form, BlockWindow(self.block), PerHead(tuple(turns)) if self.groups > 1 else turns[0])
+        far = PerHead(tuple(turns)) if self.groups > 1 else turns[0]
+        return _in_form(self.form, BlockWindow(self.block), far, far | SlidingWindow(0))
 
 
 def big_bird(

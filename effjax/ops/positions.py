@@ -1,7 +1,7 @@
-"""Absolute position embeddings for any slice of a sequence: fixed sinusoids, learned axial and factorised tables."""
+"""Positions of any slice of a sequence: sinusoids, learned axial and factorised tables, rotations, linear biases."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -125,3 +125,23 @@ def rotary(x: Float[Array, "B T N H"], positions: Int[Array, "B T"]) -> Float[Ar
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)
+
+
+def alibi(n_heads: int) -> Callable[..., Float[Array, ""]]:
+    """A bias that falls linearly with the distance, for `effjax.ops.sparse.sparse_attention`.
+
+        bias(i, j, n) = -2^(-8 (n + 1) / N) |i - j|
+
+    Args:
+      n_heads: N.
+
+    Returns:
+      The function of query position, key position and head.
+
+    Source: Press, Smith & Lewis 2021 (2108.12409), section 3.
+    """
+
+    def bias(query, key, head):
+        return -jnp.exp2(-8.0 * (head + 1) / n_heads) * jnp.abs(query - key)
+
+    return bias

@@ -23,6 +23,8 @@ CAUSAL = {
     "window": functools.partial(WindowAttention, window=5),
     "window of oneself": functools.partial(WindowAttention, window=1, sinks=1),
     "sinks": functools.partial(WindowAttention, window=5, sinks=3),
+    "window with linear biases": functools.partial(WindowAttention, window=5, sinks=1, alibi=True),
+    "full with linear biases": functools.partial(FullAttention, alibi=True),
 }
 
 
@@ -96,7 +98,7 @@ def stream(layer, params, x, pieces):
     return np.concatenate(outputs, axis=1)
 
 
-QUICK = ("fixed", "convolved log-sparse", "sinks")
+QUICK = ("fixed", "convolved log-sparse", "window with linear biases")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,23 @@ def test_streams_of_long_and_short_pieces_equal_one_pass(name, monkeypatch):
     layer, params = build(name)
     whole = jax.jit(layer.apply)(params, tokens())[0]
     np.testing.assert_allclose(stream(layer, params, tokens(), [20, 1, 1, 1, 1, 1, 20]), whole, atol=1e-5)
+
+
+def test_linear_biases_are_the_equation():
+    """Keys of one value leave the bias alone to decide: weights are powers of the heads' slopes by distance."""
+    full, params = build("full with linear biases")
+    params = jax.tree.map(jnp.asarray, params)
+    params["params"]["query"]["kernel"] = jnp.zeros_like(params["params"]["query"]["kernel"])
+    x = tokens(9)
+    values = np.einsum("btd,dnh->btnh", x, params["params"]["value"]["kernel"])
+    time = np.arange(9)
+    logits = -(2.0 ** -np.array([4, 8]))[:, None, None] * (time[:, None] - time)  # slopes 2^(-8 (n + 1) / 2)
+    weights = np.exp(np.where(time[:, None] >= time, logits, -np.inf))
+    mixed = np.einsum("nts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), values)
+    expected = np.einsum("btnh,nhd->btd", mixed, params["params"]["out"]["kernel"])
+    np.testing.assert_allclose(full.apply(params, x)[0], expected, atol=1e-5)
+    wide = WindowAttention(D_MODEL, 2, 8, window=9, alibi=True)
+    np.testing.assert_allclose(wide.apply(params, x)[0], expected, atol=1e-5)
 
 
 def test_a_window_keeps_no_more_than_it_sees():
