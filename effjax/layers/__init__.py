@@ -17,23 +17,30 @@ from effjax.layers.mixer import Mixer
 from effjax.layers.nystromformer import NystromAttention
 from effjax.layers.performer import PerformerAttention
 from effjax.layers.positions import AxialPositions, FactorisedPositions, SinusoidalPositions
+from effjax.layers.sparse import BigBirdAttention, FixedAttention, LogSparseAttention, StridedAttention
 from effjax.layers.transformer_xl import TransformerXLAttention
 from effjax.layers.vocabulary import Vocabulary
+from effjax.layers.window import WindowAttention
 
 MIXERS = {
     "adaptive_span": AdaptiveSpanAttention,
+    "big_bird": BigBirdAttention,
     "depthwise_conv": DepthwiseConvolution,
     "dynamic_conv": DynamicConvolution,
+    "fixed": FixedAttention,
     "full": FullAttention,
     "light_conv": LightConvolution,
     "linformer": LinformerAttention,
     "local": LocalAttention,
+    "log_sparse": LogSparseAttention,
     "longformer": LongformerAttention,
     "lsh": LSHAttention,
     "lsra": LSRA,
     "nystromformer": NystromAttention,
     "performer": PerformerAttention,
+    "strided": StridedAttention,
     "transformer_xl": TransformerXLAttention,
+    "window": WindowAttention,
 }
 
 __all__ = [
@@ -41,21 +48,26 @@ __all__ = [
     "MIXERS",
     "AdaptiveSpanAttention",
     "AxialPositions",
+    "BigBirdAttention",
     "ConformerConvolution",
     "DepthwiseConvolution",
     "DynamicConvolution",
     "FactorisedPositions",
     "FeedForward",
+    "FixedAttention",
     "FullAttention",
     "LSHAttention",
     "LightConvolution",
     "LinformerAttention",
     "LocalAttention",
+    "LogSparseAttention",
     "LongformerAttention",
     "Mixer",
     "NystromAttention",
     "PerformerAttention",
     "SinusoidalPositions",
+    "StridedAttention",
     "TransformerXLAttention",
     "Vocabulary",
+    "WindowAttention",
 ]
