@@ -22,6 +22,8 @@ COUNTS = {
     "configs/reformer_enwik8.py": 56_406_786,
     "configs/reformer_enwik8.py:large": 149_182_722,
     "configs/reformer_text8.py": 55_874_331,
+    "configs/sparse_transformer_enwik8.py": 94_888_192,
+    "configs/sparse_transformer_text8.py": 94_653_467,
     "configs/transformer_xl_enwik8.py": 41_055_436,
     "configs/transformer_xl_enwik8.py:large": 277_231_820,
     "configs/transformer_xl_text8.py": 40_964_635,
