@@ -44,7 +44,7 @@ def main(argv=None) -> None:
     jax.config.update("jax_platforms", "cpu")
     stages = stages_of(args.config)
     if args.stage is not None and not 1 <= args.stage <= len(stages):
-        raise UserError(f"--stage={args.stage}; the configuration has {len(stages)}: 1 to {len(stages)} is allowed")
+        raise UserError(f"--stage={args.stage}; the configuration has stages 1 to {len(stages)}")
     config = stages[(args.stage or len(stages)) - 1].config
     report = plan(make_task(config), config, topology=args.topology)
     if args.json:

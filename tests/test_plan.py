@@ -127,6 +127,20 @@ def test_what_cannot_be_planned_is_one_line(flags, message, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(("flags", "length"), [([], 23_040), (["--stage=1"], 2048), (["--stage=4"], 16_384)])
+def test_a_plan_is_that_of_the_last_stage_or_of_the_one_named(flags, length, monkeypatch, capsys):
+    planned = []
+    monkeypatch.setattr(plan, "plan", lambda task, config, topology: planned.append((task.config, config)) or {})
+    assert cli.run(plan.main, ["--config=configs/longformer_enwik8.py", "--json", *flags]) == 0
+    ((of_task, config),) = planned
+    assert of_task is config and config.data.length == length
+
+
+def test_a_stage_that_does_not_exist_is_one_line(capsys):
+    assert cli.run(plan.main, ["--config=configs/longformer_enwik8.py", "--stage=6"]) == 1
+    assert capsys.readouterr().err == "error: --stage=6; the configuration has stages 1 to 5\n"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("topology", "batch_size"), [(None, 8), ("v5e:2x4", 8), ("v5e:16x16", 256)])
 def test_the_public_configuration_compiles_at_its_full_length(topology, batch_size):

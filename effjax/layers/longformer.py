@@ -14,7 +14,14 @@ from effjax.layers.mixer import State, neutralise, stream_segments
 from effjax.layers.projections import SeparateHeads, from_heads, to_heads
 from effjax.layers.recent import RecentRows
 from effjax.ops.full import full_attention
-from effjax.ops.longformer import from_residue_classes, longformer_attention, residue_classes
+from effjax.ops.longformer import (
+    from_residue_classes,
+    group_heads,
+    join_heads,
+    longformer_attention,
+    residue_classes,
+    take_heads,
+)
 from effjax.ops.masking import MASKED, keep_scale
 from effjax.ops.positions import sinusoidal_positions
 from effjax.ops.relative import relative_attention
@@ -29,6 +36,7 @@ class DilatedWindows:
     global_rows: tuple[jax.Array, ...]  # [B, G, N, H]: local keys and values, global keys and values
     global_segments: jax.Array  # [B, G], -1 where padded or still to come
     index: jax.Array  # tokens seen so far
+    distances: jax.Array | None = None  # [window + 1, N, H], of a frozen layer after its first piece
 
 
 class LongformerAttention(SeparateHeads):
@@ -48,6 +56,7 @@ class LongformerAttention(SeparateHeads):
       max_global: most tokens of a sequence that `global_mask` marks; 0: the layer takes no mask.
       relative: distances in the logits; causal windows without global tokens only.
       use_bias: biases in all projections but that of distances.
+      frozen: the parameters are not going to change: a stream projects distances once.
       and those of `SeparateHeads`; implementations are those of `effjax.ops.longformer.longformer_attention`.
 
     Source: Beltagy et al. 2020 (2004.05150), sections 3 and 4; relative positions: Dai et al. 2019 (1901.02860).
@@ -62,6 +71,7 @@ class LongformerAttention(SeparateHeads):
     max_global: int = 0
     relative: bool = False
     use_bias: bool = False
+    frozen: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -95,8 +105,7 @@ class LongformerAttention(SeparateHeads):
     @property
     def groups(self) -> list[tuple[int, np.ndarray]]:
         """The dilations that occur, in increasing order, each with its heads."""
-        heads = np.array(self.dilations)
-        return [(int(step), np.flatnonzero(heads == step)) for step in np.unique(heads)]
+        return group_heads(self.dilations)
 
     @property
     def slots(self) -> int:
@@ -201,41 +210,35 @@ class LongformerAttention(SeparateHeads):
     def relative_pass(self, rows, biases, dropout, *, segments=None):
         """Windows over a whole sequence, for each dilation without gaps on the residue classes of positions."""
         length, parts = rows[0].shape[1], []
-        distances = self.distances(min(self.window + 1, length), biases)
+        rel = self.project_distances(min(self.window + 1, length))
         for step, heads in self.groups:
-            q, k, v = (residue_classes(x[:, :, heads], step) for x in rows)
+            q, k, v = (residue_classes(take_heads(x, heads), step) for x in rows)
             rules = {}
             if segments is not None:
                 rules = segment_rules(*(residue_classes(segments, step, fill=-1),) * 2)
-            y, _ = self.near(q, k, v, distances(heads), rules, dropout)
+            y, _ = self.near(q, k, v, heads, rel, biases, rules | dropout)
             parts.append(from_residue_classes(y, step, length))
-        return self.join_heads(parts)
+        return join_heads(parts, self.groups)
 
-    def near(self, q, k, v, distances, rules, dropout):
-        """Values that the window of each query gives, and the logarithm of the sum of its weights."""
-        return relative_attention(
-            q, k, v, window=self.window, implementation=self.implementation, **distances, **rules, **dropout
-        )
-
-    def distances(self, count, biases):
-        """What the logits of given heads know of distances 0 … count - 1: without `relative` nothing, all are one."""
+    def project_distances(self, count):
+        """Distances 0 … count - 1 as `[count, N, H]`; without `relative` all are one, at which nothing is seen."""
         if not self.relative:
-            return lambda heads: dict(rel=jnp.zeros((1, 1, self.head_dim), self.dtype))
-        rel = self.distance(sinusoidal_positions(jnp.arange(count), self.d_model).astype(self.dtype))
-        return lambda heads: dict(rel=rel[:, heads]) | {name: bias[heads] for name, bias in biases.items()}
+            return jnp.zeros((1, self.n_heads, self.head_dim), self.dtype)
+        return self.distance(sinusoidal_positions(jnp.arange(count), self.d_model).astype(self.dtype))
 
-    def join_heads(self, parts):
-        """`[B, T, N, …]` from the parts of the groups."""
-        order = np.argsort(np.concatenate([heads for _, heads in self.groups]))
-        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=2)[:, :, order]
+    def near(self, q, k, v, heads, rel, biases, rules):
+        """Values that the window of each query gives some heads, and the logarithm of the sum of their weights."""
+        biases = {name: bias[heads] for name, bias in biases.items()}
+        options = dict(window=self.window, implementation=self.implementation)
+        return relative_attention(q, k, v, rel=rel[:, heads], **biases, **options, **rules)
 
     def stream(self, rows, tokens, segments, state: DilatedWindows, biases, dropout):
         """The next tokens against the windows kept, each other, and the global tokens at or before them."""
         (q, k, v), length = rows, segments.shape[1]
-        distances = self.distances(self.window + 1, biases)
+        rel = self.project_distances(self.window + 1) if state.distances is None else state.distances
         outputs, sums, windows = [], [], []
         for (step, heads), window in zip(self.groups, state.windows):
-            (keys, values), key_segments, window = window.extend((k[:, :, heads], v[:, :, heads]), segments)
+            (keys, values), key_segments, window = window.extend((take_heads(k, heads), take_heads(v, heads)), segments)
             positions = state.index + jnp.arange(-self.window * step, length)
             key_segments = jnp.where(positions < self.slots, -1, key_segments)  # those count as global tokens
             one = length == 1  # of a token alone only one residue class matters
@@ -243,14 +246,14 @@ class LongformerAttention(SeparateHeads):
             of_keys = (lambda x, step=step: x[:, ::step]) if one else classes
             key_segments = key_segments[:, ::step] if one else classes(key_segments, fill=-1)
             rules = segment_rules(classes(segments, fill=-1), key_segments)
-            y, lse = self.near(
-                classes(q[:, :, heads]), of_keys(keys), of_keys(values), distances(heads), rules, dropout
-            )
+            group = classes(take_heads(q, heads)), of_keys(keys), of_keys(values)
+            y, lse = self.near(*group, heads, rel, biases, rules | dropout)
             for collected, x in ((outputs, y), (sums, lse)):
                 collected.append(from_residue_classes(x, 1 if one else step, length))
             windows.append(window)
-        y, lse = self.join_heads(outputs), self.join_heads(sums)
-        state = state.replace(windows=tuple(windows), index=state.index + length)
+        y, lse = join_heads(outputs, self.groups), join_heads(sums, self.groups)
+        kept = rel if self.frozen and self.relative else None
+        state = state.replace(windows=tuple(windows), index=state.index + length, distances=kept)
         if self.slots:
             state = self.meet_global_tokens((k, v, *tokens[1:]), segments, state)
             y = self.see_global_tokens(q, tokens[0], y, lse, segments, state, dropout)
@@ -294,6 +297,11 @@ class LongformerAttention(SeparateHeads):
         rows = full_attention(queries, k_global, v_global, mask=past[None, None, :first], **rules, **dropout)
         is_global = (positions[:first] < self.slots)[:, None, None]
         return y.at[:, :first].set(jnp.where(is_global, rows, y[:, :first]))
+
+    def adapt(self, params, *, frozen: bool = False) -> dict[str, Any]:
+        """The attributes to change for parameters that are not going to change."""
+        del params
+        return {"frozen": True} if frozen and self.relative else {}
 
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> DilatedWindows:
         if not self.causal:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from effjax.ops import longformer_batched, longformer_blocked
 from effjax.ops.full import full_attention
@@ -135,18 +136,12 @@ def longformer_attention(
         dropout_key if dropout_rate else None,
     )
     tokens = Globals(at_places(k, places), at_places(v, places))
-    out = [None] * heads
-    scaled = q * jnp.asarray(scale, q.dtype)
-    for step in sorted(set(dilations)):
-        mine = [n for n in range(heads) if dilations[n] == step]
-        group = [x if len(mine) == heads else x[:, :, jnp.array(mine)] for x in (scaled, k, v, *tokens)]
-        mixed = _dilated(*group, rules, step=step, window=window, causal=causal, rate=dropout_rate, form=implementation)
-        if len(mine) == heads:
-            out = mixed
-            break
-        for n, head in zip(mine, jnp.unstack(mixed, axis=2)):
-            out[n] = head
-    out = out if isinstance(out, jax.Array) else jnp.stack(out, axis=2)
+    scaled, parts, groups = q * jnp.asarray(scale, q.dtype), [], group_heads(dilations)
+    for step, own in groups:
+        group = [take_heads(x, own) for x in (scaled, k, v, *tokens)]
+        options = dict(step=step, window=window, causal=causal, rate=dropout_rate, form=implementation)
+        parts.append(_dilated(*group, rules, **options))
+    out = join_heads(parts, groups)
     if global_mask is None:
         return out
 
@@ -165,6 +160,25 @@ def longformer_attention(
     out = out.at[jnp.arange(batch)[:, None], places].set(rows.astype(out.dtype), mode="drop")
     fits = jnp.sum(global_mask, 1) <= max_global
     return jnp.where(fits[:, None, None, None], out, jnp.nan)
+
+
+def group_heads(dilations: tuple[int, ...]) -> list[tuple[int, np.ndarray]]:
+    """The dilations that occur, in increasing order, each with its heads."""
+    each = np.array(dilations)
+    return [(int(step), np.flatnonzero(each == step)) for step in np.unique(each)]
+
+
+def take_heads(x: Shaped[Array, "B T N *rest"], heads: np.ndarray) -> Shaped[Array, "B T n *rest"]:
+    """Some of the heads; neighbours are sliced out rather than gathered."""
+    first, last = int(heads[0]), int(heads[-1])
+    return x[:, :, first : last + 1] if last - first + 1 == len(heads) else x[:, :, heads]
+
+
+def join_heads(parts: list[Shaped[Array, "B T _n *rest"]], groups: list[tuple[int, np.ndarray]]) -> jax.Array:
+    """All heads, in order, from the parts of the groups."""
+    order = np.argsort(np.concatenate([heads for _, heads in groups]))
+    joined = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=2)
+    return joined if np.all(np.diff(order) == 1) else joined[:, :, order]
 
 
 def global_places(global_mask: Bool[Array, "B T"], max_global: int) -> Int[Array, "B {max_global}"]:

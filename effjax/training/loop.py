@@ -86,7 +86,7 @@ def train(task, config, workdir: str) -> dict[str, float]:
                 due = _due(config, step)
                 row, improved = {}, False
 
-                if (due or stopped) and int(state.step) < step:  # waits for the step
+                if (due or stopped or step == leg.stage.end) and int(state.step) < step:  # waits for the step
                     step, due = int(state.step), set()
                     console.say(f"the parameters outgrew the compiled step after step {step:,}, whence it goes on")
                     leg = leg.outgrown(state.params)

@@ -165,7 +165,11 @@ def test_relative_windows_equal_their_definition():
     assert distance(grads[1] * padding[..., None], expected_grads[1] * padding[..., None])[1] <= 2e-5
 
 
-@pytest.mark.parametrize("options", [RELATIVE, dict(window=5, dilation=(1, 3), global_tokens=2)], ids=["rel", "global"])
+@pytest.mark.parametrize(
+    "options",
+    [RELATIVE | dict(frozen=True), dict(window=5, dilation=(1, 3), global_tokens=2)],
+    ids=["relative", "global"],
+)
 def test_pieces_of_any_size_equal_one_pass(options):
     """Pieces of one token take only the residue class that matters; those of more take all of them."""
     layer = LongformerAttention(16, 2, 8, **options)

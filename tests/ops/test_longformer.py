@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from effjax.ops import longformer_batched, longformer_blocked
 from effjax.ops.full import full_attention
@@ -191,6 +192,19 @@ def test_dropout_has_the_gradient_of_what_it_computes(form):
         assert distance(mine, theirs)[1] <= 1e-5
     plain = FORMS[form].forward(Band(24, 24, causal=False, dropout_rate=0.0), q, k, v, tokens, rules)[0]
     assert 0.3 < float(jnp.std(out - plain) / jnp.std(plain)) < 3
+
+
+def test_eight_devices_equal_one():
+    """Batch, length and heads split over devices, in the form that is made for it."""
+    mesh = jax.make_mesh((2, 2, 2), ("data", "sequence", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    args, (cotangent,) = arrays(2, 64, 2), arrays(2, 64, 2, seed=1, count=1)
+    mask = jnp.asarray(marked(64, (0, 40), (9,)))
+    attend = partial(longformer_attention, window=20, causal=True, max_global=2, implementation="batched")
+    expected = value_and_grads(partial(attend, global_mask=mask), args, cotangent)
+    split = jax.device_put((*args, cotangent), jax.NamedSharding(mesh, P("data", "sequence", "tensor")))
+    mask = jax.device_put(mask, jax.NamedSharding(mesh, P("data", "sequence")))
+    ours = value_and_grads(partial(attend, global_mask=mask), split[:-1], split[-1])
+    assert_near(ours, expected)
 
 
 def test_too_many_global_tokens_do_not_go_unnoticed():

@@ -16,6 +16,7 @@ from effjax.training.sharding import make_mesh
 from effjax.training.stages import stage_of_step, stages_of
 from tests.training.fake_task import FakeTask, Reader, fake_config
 from tests.training.test_loop import rows_of, run
+from tests.training.test_outgrown import Growing
 
 LONGER = (("batch_size", 16), ("data.length", 32), ("optimizer.learning_rate", 0.01), ("optimizer.warmup", 4))
 STAGES = ((5, ()), (4, LONGER), (3, (("data.length", 64), ("optimizer.learning_rate", 0.005))))
@@ -119,6 +120,13 @@ def test_a_task_that_changes_with_its_parameters_is_compiled_anew(tmp_path):
     assert sorted(set(compiled), reverse=True) == [3, 2] == list(dict.fromkeys(compiled))
     assert result == run(tmp_path / "plain")
     assert rows_of(tmp_path / "adapting") == rows_of(tmp_path / "plain")
+
+
+@pytest.mark.slow
+def test_a_stage_ends_when_all_of_its_steps_have_changed_something(uninterrupted, tmp_path):
+    """Steps for which the parameters were too large are taken again before the stage is left, seen by nobody else."""
+    seldom = dict(log_every=100, eval__every=0, checkpoint__every=0)
+    assert run(tmp_path, task=Growing, **OPTIONS | seldom) == uninterrupted[1]
 
 
 class Shapeshifter(FakeTask):
