@@ -107,7 +107,7 @@ def test_kinds_of_pairs_are_told_apart():
 
     layer = StridedAttention(8, 1, 8, stride=4)
     sight = sight_of(layer, 0, length=8, piece=8)
-    assert [name for name, _ in sight.parts] == ["window", "every so many positions"]
+    assert [name for name, _ in sight.parts] == ["window", "multiples of the stride"]
     assert sight.pairs(0)[7].tolist() == [0, 0, 0, 2, 1, 1, 1, 1]
     assert "stride 4" in sight.note
 

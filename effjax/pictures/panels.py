@@ -53,7 +53,7 @@ def draw_rules(subject: Subject, name: str) -> list[Picture]:
     title = f"{name}: who attends to whom\n{where}{shown}"
     # Panels are as high as their queries ask for, beside their keys.
     height = WIDTH * max(np.ptp(sight.queries) / np.ptp(sight.keys) for sight in sights) + 0.6
-    figure = new_figure(WIDTH * columns + 0.6, height * rows + 1.0, title)
+    figure = new_figure(WIDTH * columns + 0.6, height * rows + 1.15, title)
     n_layers = len(subject.names) * subject.repeats
     for i, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, i + 1)

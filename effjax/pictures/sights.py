@@ -24,7 +24,7 @@ RULES = {
     patterns.BlockWindow: "blocks nearby",
     patterns.GlobalTokens: "global tokens",
     patterns.Sinks: "first tokens",
-    patterns.SameResidue: "every so many positions",
+    patterns.SameResidue: "multiples of the stride",
     patterns.Summary: "summary cells",
     patterns.LogSparse: "distances that double",
     patterns.RandomBlocks: "random blocks",
@@ -147,11 +147,12 @@ def _(mixer: PatternAttention, head, *, length, piece):
 
 @sight_of.register
 def _(mixer: BigBirdAttention, head, *, length, piece):
-    pattern = mixer.pattern
-    if not mixer.causal:
-        last = (length - 1) // mixer.block * mixer.block
-        pattern |= patterns.GlobalTokens(tuple(range(last, length)))
-    return _square(named_parts(pattern, head), settings(mixer), length)
+    pattern, note = mixer.pattern, f"blocks of {mixer.block}: {mixer.n_window} near, {mixer.n_global} global, "
+    if mixer.causal:
+        return _square(named_parts(pattern, head), f"{note}{mixer.n_random} random", length)
+    last = (length - 1) // mixer.block * mixer.block  # which is global, wherever a sequence ends
+    pattern |= patterns.GlobalTokens(tuple(range(last, length)))
+    return _square(named_parts(pattern, head), f"{note}{mixer.n_random} random of {mixer.among}", length)
 
 
 def named_parts(pattern: patterns.Pattern, head: int) -> list[tuple[str, Callable[..., Any]]]:
@@ -174,6 +175,8 @@ def rule_name(rule: patterns.Pattern) -> str:
         return " or ".join(map(rule_name, rule.terms))
     if isinstance(rule, patterns.Not):
         return f"not {rule_name(rule.term)}"
+    if isinstance(rule, patterns.BlockWindow) and not (rule.before or rule.after):
+        return "own block"
     return RULES.get(type(rule), type(rule).__name__)
 
 

@@ -48,8 +48,10 @@ def soft_window(span: np.ndarray, distance: np.ndarray, ramp: int) -> np.ndarray
 def _figure(subject, name, layers, values, mixer):
     """Spans [layers, N] as a table of colours, and the window of every head over the distance."""
     n_layers, n_heads = values.shape
-    kind = f"mean over {subject.text}" if mixer.dynamic else f"of at most {mixer.max_span:,} tokens"
-    title = f"{name}: how far back each head looks, {kind}\nramp {mixer.ramp} tokens, {subject.origin}"
+    settings = f"at most {mixer.max_span:,} tokens, ramp {mixer.ramp}, {subject.origin}"
+    title = f"{name}: how far back each head looks\n{settings}"
+    if mixer.dynamic:
+        title += f"\nmean over {subject.text}"
     figure = new_figure(12, max(4.5, 0.36 * n_layers + 2), title)
     table, curves = figure.subplots(1, 2, width_ratios=(1.1, 1))
     most = max(float(values.max()), 1.0)
