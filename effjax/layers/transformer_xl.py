@@ -49,6 +49,7 @@ class TransformerXLAttention(Mixer):
     """
 
     bounded_state: ClassVar[bool] = True
+    adaptive: ClassVar[tuple[str, ...]] = ("frozen",)
 
     memory_length: int = 512
     same_length: bool = False
