@@ -1,5 +1,7 @@
 """The adaptive span experiment: parameters to the unit, a run from training to text, trimming that leaves no trace."""
 
+import contextlib
+import io
 import json
 
 import jax
@@ -61,31 +63,35 @@ def test_trains_two_steps_evaluates_and_generates(tmp_path, capsys):
     assert text.startswith("The history of ") and len(text) > len("The history of ")
 
 
-@pytest.mark.slow
-def test_trimming_leaves_no_trace_in_a_run(tmp_path, monkeypatch, capsys):
-    """Spans grow from nothing: what was computed grows with them, and the losses are those of computing all of it."""
-    visited = []
+@pytest.fixture(scope="module")
+def trimmed(tmp_path_factory):
+    """The rows of a run whose spans grow from nothing, what it said, and what it visited."""
+    said, visited = io.StringIO(), []
+    adapt = AdaptiveSpanAttention.adapt
 
     def spy(layer, params, **options):
-        changes = adapt(layer, params, **options)
-        visited.append(changes.get("visited"))
-        return changes
+        visited.append(adapt(layer, params, **options))
+        return visited[-1]
 
-    adapt = AdaptiveSpanAttention.adapt
-    monkeypatch.setattr(AdaptiveSpanAttention, "adapt", spy)
-    trimmed = run(tmp_path / "trimmed", small())
-    assert visited[0] == 128 and max(filter(None, visited)) > 128
-    assert "outgrew the compiled step" in capsys.readouterr().out
-    monkeypatch.setattr(AdaptiveSpanAttention, "adapt", lambda layer, params, **options: {})
-    whole = run(tmp_path / "whole", small())
-    assert [row.keys() for row in trimmed] == [row.keys() for row in whole]
-    for ours, theirs in zip(trimmed, whole):
-        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=2e-4)
-    assert trimmed[-1]["train/max_span"] > 112
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr(AdaptiveSpanAttention, "adapt", spy)
+        rows = run(tmp_path_factory.mktemp("trimmed"), small(sample=dict(length=0)))
+    return rows, said.getvalue(), [changes["visited"] for changes in visited if "visited" in changes]
 
 
 @pytest.mark.slow
-def test_stopped_and_started_again_the_losses_are_the_same_bits(tmp_path):
-    whole = run(tmp_path / "whole", small())
-    run(tmp_path / "parts", small(steps=4))
-    assert run(tmp_path / "parts", small())[-1] == whole[-1]
+def test_trimming_leaves_no_trace_in_a_run(trimmed, tmp_path, monkeypatch):
+    """What is computed grows with the spans, and the losses are those of computing all of it."""
+    rows, said, visited = trimmed
+    assert visited[0] == 128 and max(visited) > 128 and "outgrew the compiled step" in said
+    monkeypatch.setattr(AdaptiveSpanAttention, "adapt", lambda layer, params, **options: {})
+    whole = run(tmp_path, small(sample=dict(length=0)))
+    assert [row.keys() for row in rows] == [row.keys() for row in whole]
+    for ours, theirs in zip(rows, whole):
+        np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=2e-4)
+
+
+@pytest.mark.slow
+def test_stopped_and_started_again_the_losses_are_the_same_bits(trimmed, tmp_path):
+    run(tmp_path, small(steps=4, sample=dict(length=0)))
+    assert run(tmp_path, small(sample=dict(length=0)))[-1] == trimmed[0][-1]
