@@ -167,7 +167,10 @@ def test_relative_windows_equal_their_definition():
 
 @pytest.mark.parametrize(
     "options",
-    [RELATIVE | dict(frozen=True), dict(window=5, dilation=(1, 3), global_tokens=2)],
+    [
+        RELATIVE | dict(frozen=True),
+        pytest.param(dict(window=5, dilation=(1, 3), global_tokens=2), marks=pytest.mark.slow),
+    ],
     ids=["relative", "global"],
 )
 def test_pieces_of_any_size_equal_one_pass(options):

@@ -56,6 +56,10 @@ def assert_near(ours, theirs):
         assert np.abs(a - b).max() <= 1e-5 * (largest if i else np.abs(b).max())
 
 
+def jitted(**options):
+    return jax.jit(partial(longformer_attention, **options))
+
+
 def marked(length, *rows):
     mask = np.zeros((len(rows), length), bool)
     for row, places in zip(mask, rows):
@@ -85,8 +89,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("implementation", FORMS)
+# The laws have both forms at small lengths; here each rule in one form, and dilation by head in both, are quick enough.
+QUICK = {("causal", "blocked"), ("dilated", "blocked"), ("dilated", "batched"), ("packed", "batched")}
+PAIRS = [
+    pytest.param(case, form, marks=[] if (case, form) in QUICK else [pytest.mark.slow], id=f"{case}-{form}")
+    for case in CASES
+    for form in FORMS
+]
+
+
+@pytest.mark.parametrize(("case", "implementation"), PAIRS)
 def test_any_length_equals_a_dense_mask(case, implementation):
     rules, heads = CASES[case]
     has_global = "global_mask" in rules
@@ -100,7 +112,10 @@ def test_any_length_equals_a_dense_mask(case, implementation):
     assert_near((ours[0] * keep, *ours[1:]), (expected[0] * keep, *expected[1:]))
 
 
-@pytest.mark.parametrize("causal", [True, False])
+ONE_WAY = [True, pytest.param(False, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("causal", ONE_WAY)
 def test_wide_windows_are_looked_at_in_pieces(causal):
     """Slabs of 1,100 keys and more, of which the pieces beyond the ends are skipped; a window wider than the text."""
     length = 1300
@@ -112,15 +127,14 @@ def test_wide_windows_are_looked_at_in_pieces(causal):
         assert_near(ours, in_float64(partial(oracle, **rules), args, cotangent))
 
 
-@pytest.mark.parametrize("implementation", FORMS)
-def test_all_tokens_global_is_full_attention_by_global_projections(implementation):
-    args = arrays(2, 33, 2)
+@pytest.mark.parametrize("causal", ONE_WAY)
+def test_all_tokens_global_is_full_attention_by_global_projections(causal):
+    q, k, v, *of_tokens = arrays(2, 33, 2)
     everyone = dict(global_mask=jnp.ones((2, 33), bool), max_global=33)
-    for causal in (True, False):
-        ours = longformer_attention(*args, window=3, causal=causal, implementation=implementation, **everyone)
-        assert distance(ours, full_attention(*args[3:], causal=causal))[1] <= 1e-6
-        same = longformer_attention(*args[:3], *args[:3], window=3, causal=causal, **everyone)
-        assert distance(same, full_attention(*args[:3], causal=causal))[1] <= 1e-6
+    attend = jitted(window=3, causal=causal, **everyone)
+    exact = jax.jit(partial(full_attention, causal=causal))
+    assert distance(attend(q, k, v, *of_tokens), exact(*of_tokens))[1] <= 1e-6
+    assert distance(attend(q, k, v, q, k, v), exact(q, k, v))[1] <= 1e-6
 
 
 @pytest.mark.parametrize("implementation", FORMS)
@@ -129,13 +143,13 @@ def test_weights_reach_as_far_as_the_window_and_count_global_tokens_once(impleme
     length, window, places = 40, 6, [5, 30]
     q, k = arrays(1, length, 1, width=length, count=2)
     v = jnp.eye(length)[None, :, None]
-    local = longformer_attention(q, k, v, window=window, implementation=implementation)[0, :, 0]
+    local = jitted(window=window, implementation=implementation)(q, k, v)[0, :, 0]
     near = np.abs(np.arange(length) - np.arange(length)[:, None]) <= window
     np.testing.assert_array_equal(np.asarray(local) > 0, near)
 
     mask = jnp.asarray(marked(length, places))
     options = dict(window=window, global_mask=mask, max_global=2, implementation=implementation)
-    weights = np.asarray(longformer_attention(q, k, v, q, k, v, **options))[0, :, 0]
+    weights = np.asarray(jitted(**options)(q, k, v, q, k, v))[0, :, 0]
     logits = np.asarray(q[0, :, 0] @ k[0, :, 0].T, np.float64) / np.sqrt(length)
     sees = near | np.isin(np.arange(length), places)  # a set: being near and global is no reason to count twice
     sees[places] = True
@@ -143,18 +157,16 @@ def test_weights_reach_as_far_as_the_window_and_count_global_tokens_once(impleme
     np.testing.assert_allclose(weights, expected / expected.sum(-1, keepdims=True), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("implementation", FORMS)
-def test_dilation_is_no_dilation_on_interleaved_sequences(implementation):
+def test_dilation_is_no_dilation_on_interleaved_sequences():
     length, step = 60, 4
     args = arrays(2, length, 2, count=3)
-    dilated = longformer_attention(*args, window=5, dilation=step, causal=True, implementation=implementation)
+    dilated = jitted(window=5, dilation=step, causal=True)(*args)
+    plain = jitted(window=5, causal=True)
     for residue in range(step):
-        own = [x[:, residue::step] for x in args]
-        plain = longformer_attention(*own, window=5, causal=True, implementation=implementation)
-        assert distance(dilated[:, residue::step], plain)[1] <= 1e-6
+        assert distance(dilated[:, residue::step], plain(*(x[:, residue::step] for x in args)))[1] <= 1e-6
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("causal", ONE_WAY)
 def test_layers_see_their_number_times_window_times_dilation(causal):
     layers, window, step, length = 3, 4, 2, 64
 
@@ -164,7 +176,7 @@ def test_layers_see_their_number_times_window_times_dilation(causal):
         return jnp.sum(x[0, length // 2])
 
     (x,) = arrays(1, length, 1, count=1)
-    seen = np.flatnonzero(np.abs(np.asarray(jax.grad(centre)(x)))[0, :, 0].max(-1))
+    seen = np.flatnonzero(np.abs(np.asarray(jax.jit(jax.grad(centre))(x)))[0, :, 0].max(-1))
     far = layers * window * step
     assert seen.tolist() == list(range(length // 2 - far, length // 2 + (0 if causal else far) + 1, step))
 
@@ -194,6 +206,7 @@ def test_dropout_has_the_gradient_of_what_it_computes(form):
     assert 0.3 < float(jnp.std(out - plain) / jnp.std(plain)) < 3
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     """Batch, length and heads split over devices, in the form that is made for it."""
     mesh = jax.make_mesh((2, 2, 2), ("data", "sequence", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
@@ -210,7 +223,7 @@ def test_eight_devices_equal_one():
 def test_too_many_global_tokens_do_not_go_unnoticed():
     args = arrays(2, 20, 1)
     mask = jnp.asarray(marked(20, (1, 2, 3), (4,)))
-    out = longformer_attention(*args, window=2, global_mask=mask, max_global=2)
+    out = jitted(window=2, global_mask=mask, max_global=2)(*args)
     assert jnp.isnan(out[0]).all() and jnp.isfinite(out[1]).all()
 
 
