@@ -1,5 +1,6 @@
 """The position-wise feed-forward network, optionally in slices of the length."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from effjax.ops.chunking import map_chunks
 ACTIVATIONS = {
     "relu": nn.relu,
     "gelu": nn.gelu,
+    "gelu_exact": functools.partial(nn.gelu, approximate=False),
     "silu": nn.silu,
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # Hendrycks & Gimpel 2016 (1606.08415), section 2
 }
@@ -25,7 +27,7 @@ class FeedForward(nn.Module):
     Attributes:
       d_model: width D.
       d_ff: width of the hidden layer.
-      activation: "relu", "gelu", "silu" or "quick_gelu".
+      activation: a name of `ACTIVATIONS`; "gelu" is its tanh form.
       dropout_rate: on the hidden layer.
       dropout_over_time: one mask for all positions.
       chunk_size: tokens a slice; the hidden layer of one slice at a time is in memory. 0: the whole length at once.

@@ -24,6 +24,7 @@ def pytest_generate_tests(metafunc):
         if all(getattr(family, need) for need in needs):
             for case in itertools.product(*(choices[name](family) for name in names)):
                 slow = "rules" in names and not metafunc.module.hardest(family, case[names.index("rules")])
+                slow |= family.sibling is not None and not metafunc.module.__name__.endswith("test_1_oracle")
                 cases.append(pytest.param(family, *case, marks=[pytest.mark.slow] * slow))
                 ids.append("-".join([family.name, *(label(metafunc, *named) for named in zip(names, case))]))
     metafunc.parametrize(["family", *names], cases, ids=ids)

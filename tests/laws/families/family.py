@@ -38,6 +38,7 @@ class Family:
       sized: attributes of the layer that depend on the length, `sized(length) -> dict` (a stride of about its root).
       memory: how temporaries grow: "linear" for all but those for which a comment says why.
       longest: greatest length at which the cost is looked at.
+      sibling: name of a family with which it shares all but its equation; tests of laws other than 1 are slow for it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Family:
     sized: Callable[[int], dict] = lambda length: {}
     memory: str = "linear"
     longest: int = 65_536
+    sibling: str | None = None
 
     def inputs(self, length: int, *, batch: int = 2, seed: int = 0, dtype=np.float64):
         """Random arrays, and the discrete choices that the laws hold fixed."""
