@@ -91,7 +91,7 @@ def full(config, steps):
 
 
 def tiny(config):
-    """Four layers, every second one with a wider window and a dilated head; all doubles twice."""
+    """Four layers, every second one with a wider window and a dilated head; windows and length double twice."""
     config.data.update(name="enwik8_sample", vocabulary="bytes")
     config.model.update(d_model=128, d_ff=256, n_heads=2, n_layers=4, embedding_scale=math.sqrt(128))
     config.model.update(dropout=0.0, remat=False, loss_chunk_size=0)
@@ -101,7 +101,7 @@ def tiny(config):
     config.checkpoint.every = 200
     config.log_every = 20
     config.sample.length = 200
-    begin(config, (600, 250, 150), [stage(i, 128 * 2**i, 8 // 2**i, (16, 48), 2e-3, 50) for i in range(3)])
+    begin(config, (600, 250, 150), [stage(i, 128 * 2**i, 8, (16, 48), 2e-3, 50) for i in range(3)])
 
 
 def stage(i, length, batch_size, windows, learning_rate, warmup):

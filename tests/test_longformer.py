@@ -50,7 +50,9 @@ def test_trains_two_steps_scores_and_generates(tmp_path, capsys):
 @pytest.mark.slow
 def test_wider_windows_over_longer_text_in_the_second_stage(tmp_path, capsys):
     config = small()
-    second = dict(config.stages[1][1]) | {"batch_size": 8, "data.length": 160, "eval.context": 160}
+    config.model.update(pattern=("longformer",), n_layers=1)
+    config.model.longformer.update(window=(16,), dilation=((1, 2),))
+    second = dict(config.stages[1][1]) | {"model.longformer.window": (32,)}
     config.stages = ((1, ()), (1, tuple(second.items())))
     train(make_task(config), config, str(tmp_path))
     assert "stage 2 begins, to step 2" in capsys.readouterr().out
