@@ -16,7 +16,6 @@ from effjax.ops import relative_batched, relative_blocked
 from effjax.ops.masking import FLOOR, MASKED, pair_ids
 
 _FORMS = {"blocked": relative_blocked, "batched": relative_batched}
-FEW_QUERIES = 32  # below, a block per head is too small to be worth a loop
 
 
 @dataclass(frozen=True)
@@ -216,6 +215,4 @@ def _per_platform(direction, reach, implementation, *arrays):
     forms = {name: partial(getattr(form, direction), reach) for name, form in _FORMS.items()}
     if implementation is not None:
         return forms[implementation](*arrays)
-    if reach.length < FEW_QUERIES:
-        return forms["batched"](*arrays)
     return jax.lax.platform_dependent(*arrays, cpu=forms["blocked"], default=forms["batched"])

@@ -42,6 +42,7 @@ TRANSFORMER_XL = Family(
         "content_bias": rng.normal(size=(HEADS, WIDTH)),
         "position_bias": rng.normal(size=(HEADS, WIDTH)),
     },
+    implementations=("blocked",),  # the other one: tests/ops/test_relative.py
     both_sides=False,
     check_state=check_state,
 )
