@@ -56,10 +56,7 @@ def parameters(weights, settings):
         heads = (settings["d_model"], settings["n_head"], settings["d_head"])
         query, key, value = (part.T.reshape(heads) for part in np.split(of("dec_attn.qkv_net.weight"), 3))
         norm = lambda name: {"scale": of(f"{name}.layer_norm.weight"), "bias": of(f"{name}.layer_norm.bias")}
-        dense = lambda name: {
-            "kernel": of(f"pos_ff.CoreNet.{name}.weight").T,
-            "bias": of(f"pos_ff.CoreNet.{name}.bias"),
-        }
+        linear = lambda name: {"kernel": of(f"{name}.weight").T, "bias": of(f"{name}.bias")}
         mixer = {
             "query": {"kernel": query},
             "key": {"kernel": key},
