@@ -25,7 +25,7 @@ def inputs(length):
 
 
 # What a doubling of the length may multiply the cost by.
-GROWTH = {"linear": (1.95, 2.2), "n_sqrt_n": (2.65, 3.0), "quadratic": (3.5, 4.1)}
+GROWTH = {"linear": (1.95, 2.2), "n_log_n": (2.0, 2.3), "n_sqrt_n": (2.65, 3.0), "quadratic": (3.5, 4.1)}
 
 
 def ratios(family, cost):

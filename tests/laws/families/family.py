@@ -34,7 +34,7 @@ class Family:
       segments: whether packed documents are kept apart (where not, the layer raises ValueError).
       streaming: attributes under which one pass of the layer computes what its stream computes.
       check_state: `check_state(layer, params, x, state)` asserts that the state after `x`, `[2, 5, D]`, is right.
-      growth: how the cost of the layer grows with the length: "linear", "n_sqrt_n" or "quadratic".
+      growth: how the cost of the layer grows with the length: "linear", "n_log_n", "n_sqrt_n" or "quadratic".
       sized: attributes of the layer that depend on the length, `sized(length) -> dict` (a stride of about its root).
       memory: how temporaries grow: "linear" for all but those for which a comment says why.
       longest: greatest length at which the cost is looked at.

@@ -34,5 +34,6 @@ LOG_SPARSE = Family(
     both_sides=False,
     streaming=dict(rotary=True),
     check_state=convolved_past,
+    growth="n_log_n",
     sized=lambda length: dict(restart=0),
 )

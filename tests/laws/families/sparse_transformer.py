@@ -58,5 +58,5 @@ FIXED = Family(
     both_sides=False,
     streaming=dict(rotary=True),
     growth="n_sqrt_n",
-    sized=lambda length: dict(block=math.isqrt(length), summary=math.isqrt(length) // 4, groups=1),
+    sized=lambda length: dict(block=math.isqrt(length), summary=8, groups=1),
 )
