@@ -36,22 +36,28 @@ def ratios(family, cost):
     return [long / short for short, long in itertools.pairwise(costs)]
 
 
-def test_memory_is_linear_in_the_length(family, implementation):
-    form = {} if implementation is None else dict(implementation=implementation)
+def temporaries(family, length, **form):
+    layer, params = make_layer(family, **family.sized(length), **form)
+    return compiled_memory(gradient_of(layer), params, inputs(length)).temp
 
-    def temporaries(length):
-        layer, params = make_layer(family, **family.sized(length), **form)
-        return compiled_memory(gradient_of(layer), params, inputs(length)).temp
 
-    short, long = (temporaries(length) for length in (2048, 4096))
+def test_memory_is_linear_in_the_length(family):
+    short, long = (temporaries(family, length) for length in (2048, 4096))
     assert short > 0 and long <= GROWTH[family.memory][1] * short
+
+
+@pytest.mark.slow
+def test_memory_of_the_accelerators_form(family):
+    if "batched" in family.implementations:
+        short, long = (temporaries(family, length, implementation="batched") for length in (2048, 4096))
+        assert short > 0 and long <= GROWTH[family.batched_memory][1] * short
 
 
 @pytest.mark.slow
 def test_memory_at_great_lengths(family):
     low, high = GROWTH[family.memory]
-    temporaries = lambda length, layer, params: compiled_memory(gradient_of(layer), params, inputs(length)).temp
-    assert all(low <= ratio <= high for ratio in ratios(family, temporaries))
+    memory = lambda length, layer, params: compiled_memory(gradient_of(layer), params, inputs(length)).temp
+    assert all(low <= ratio <= high for ratio in ratios(family, memory))
 
 
 def test_flops_grow_with_the_length(family):

@@ -35,5 +35,6 @@ LOG_SPARSE = Family(
     streaming=dict(rotary=True),
     check_state=convolved_past,
     growth="n_log_n",
-    sized=lambda length: dict(restart=0),
+    batched_memory="n_sqrt_n",  # a key far away brings its whole block, and blocks are few at these lengths
+    sized=lambda length: dict(local=1, restart=0),
 )

@@ -46,6 +46,7 @@ STRIDED = Family(
     both_sides=False,
     streaming=dict(rotary=True),
     growth="n_sqrt_n",
+    batched_memory="n_sqrt_n",
     sized=lambda length: dict(stride=math.isqrt(length)),
 )
 
@@ -58,5 +59,6 @@ FIXED = Family(
     both_sides=False,
     streaming=dict(rotary=True),
     growth="n_sqrt_n",
+    batched_memory="n_sqrt_n",
     sized=lambda length: dict(block=math.isqrt(length), summary=8, groups=1),
 )
