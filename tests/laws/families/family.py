@@ -37,7 +37,7 @@ class Family:
       growth: how the cost of the layer grows with the length: "linear", "n_log_n", "n_sqrt_n" or "quadratic".
       sized: attributes of the layer that depend on the length, `sized(length) -> dict` (a stride of about its root).
       memory: how temporaries grow: "linear" for all but those for which a comment says why.
-      batched_memory: the same of the accelerator's form, which may hold the logits of all blocks that it visits at once.
+      batched_memory: the same of the accelerator's form, which may hold the logits of all blocks that it visits.
       longest: greatest length at which the cost is looked at.
       sibling: name of a family with which it shares all but its equation; tests of laws other than 1 are slow for it.
     """
