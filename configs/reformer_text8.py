@@ -1,7 +1,7 @@
 """Reformer on text8: the model and schedule of `reformer_enwik8.py` over 27 symbols.
 
-Presets, `--config=…:PRESET`: none, the public sizes, 55,874,331 parameters, not trained here yet; the paper has no text8
-figure. `tiny`: small enough for tests, over the enwik8 sample in the package.
+Presets, `--config=…:PRESET`: none, the public sizes, 55,874,331 parameters, not trained here yet; the paper has no
+figure for text8. `tiny`: small enough for tests, over the enwik8 sample in the package.
 
     python -m effjax.train --config=configs/reformer_text8.py --workdir=runs/reformer_text8 --config.data.path=text8.zip
 """

@@ -4,8 +4,8 @@ Presets, `--config=configs/sparse_transformer_enwik8.py:PRESET`:
 
 - none: the paper's model: 30 layers, 512/2048, 8 heads that each see their block of 128 and the last 32 cells of every
   block before it, 12,288 bytes of context, dropout 0.40. 94,371,840 weights in the matrices of its blocks, as the paper
-  counts 95M; 94,888,192 parameters in all. Not trained here yet. Number to expect: 0.99 bits per byte of the test bytes,
-  each with at least 12,160 before it; with the scorer's stride of 6,144 set here, 0.9952.
+  counts 95M; 94,888,192 parameters in all. Not trained here yet. Number to expect: 0.99 bits per byte of the test
+  bytes, each with at least 12,160 before it; with the scorer's stride of 6,144 set here, 0.9952.
 
       python -m effjax.evaluate --workdir=runs/sparse --split=test --stride=128
 
@@ -14,9 +14,9 @@ Presets, `--config=configs/sparse_transformer_enwik8.py:PRESET`:
       python -m effjax.train --config=configs/sparse_transformer_enwik8.py:tiny --workdir=runs/sparse_tiny
 
 What the paper says and is kept: pre-norm blocks, x * sigmoid(1.702 x), row and column embeddings, initial weights (an
-output matrix of zeros: training starts at ln 256 nats), Adam with 3.5e-4, 5,000 steps of warm-up, cosine decay, clipping
-at 1 and weight decay 0.01, activations recomputed in the backward pass, dropout at the ends of the residual branches. It
-gives no batch size for enwik8; eight windows a step and its 80 epochs make 73,200 steps. Query, key, value and output
+output matrix of zeros: training starts at ln 256 nats), Adam with 3.5e-4, 5,000 steps of warm-up, cosine decay,
+clipping at 1 and weight decay 0.01, activations recomputed in the backward pass, dropout at the ends of the residual
+branches. It gives no batch size for enwik8; eight windows a step and its 80 epochs make 73,200 steps. Query, key, value and output
 projections have no biases here.
 """
 
