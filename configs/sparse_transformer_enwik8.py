@@ -16,8 +16,8 @@ Presets, `--config=configs/sparse_transformer_enwik8.py:PRESET`:
 What the paper says and is kept: pre-norm blocks, x * sigmoid(1.702 x), row and column embeddings, initial weights (an
 output matrix of zeros: training starts at ln 256 nats), Adam with 3.5e-4, 5,000 steps of warm-up, cosine decay,
 clipping at 1 and weight decay 0.01, activations recomputed in the backward pass, dropout at the ends of the residual
-branches. It gives no batch size for enwik8; eight windows a step and its 80 epochs make 73,200 steps. Query, key, value and output
-projections have no biases here.
+branches. It gives no batch size for enwik8; eight windows a step and its 80 epochs make 73,200 steps. Query, key, value
+and output projections have no biases here.
 """
 
 from effjax.errors import UserError
