@@ -28,6 +28,8 @@ COUNTS = {
     "configs/transformer_xl_enwik8.py:large": 277_231_820,
     "configs/transformer_xl_text8.py": 40_964_635,
     "configs/transformer_xl_text8.py:large": 277_050_395,
+    "configs/transformer_xl_wikitext103.py": 151_107_538,
+    "configs/transformer_xl_wikitext103.py:large": 285_205_322,
 }
 
 

@@ -9,12 +9,14 @@ from etils import epath
 
 from effjax.data import texts
 from effjax.data.archives import read_archive
+from effjax.data.token_files import WIKITEXT103, TokenFiles
 from effjax.data.vocabularies import Vocabulary, get_vocabulary
+from effjax.data.words import WordVocabulary
 from effjax.errors import UserError
 
 SAMPLE = Path(__file__).parent / "sample" / "enwik8_sample.xz"
 OFFICIAL = {text.name: text for text in (texts.ENWIK8_SAMPLE, texts.ENWIK8, texts.TEXT8)}
-NAMES = (*OFFICIAL, "bytes_file")
+NAMES = (*OFFICIAL, "wikitext103", "bytes_file", "token_files")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Corpus:
     """
 
     name: str
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | WordVocabulary
     splits: dict[str, np.ndarray]
     bytes_per_split: dict[str, int]
 
@@ -43,8 +45,10 @@ def load_corpus(
     Args:
       name: "enwik8_sample", the first 2,000,000 bytes of enwik8, which ship with the package (1.8M/100K/100K);
         "enwik8" or "text8" (90M/5M/5M), downloaded once through TensorFlow Datasets, or read from `path`;
-        "bytes_file", any file given by `path` (90/5/5 per cent).
-      path: a raw, .zip, .gz or .xz file, local or gs://; TensorFlow Datasets is then not used.
+        "wikitext103", likewise, in words; "bytes_file", any file given by `path` (90/5/5 per cent); "token_files", any
+        files of WikiText-103's form.
+      path: a raw, .zip, .gz or .xz file, local or gs://; for the texts in tokens a .zip file or a folder. TensorFlow
+        Datasets is then not used.
       vocabulary: a name of `effjax.data.vocabularies`.
       cache_dir: where TensorFlow Datasets keeps what it downloaded; None: `TFDS_DATA_DIR` or ~/tensorflow_datasets.
 
@@ -56,7 +60,11 @@ def load_corpus(
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"no corpus {name!r}, only {', '.join(NAMES)}{hint}")
     symbols = get_vocabulary(vocabulary)
+    if symbols.learned and name in ("wikitext103", "token_files"):
+        return Corpus(name, *read_words(name, symbols, path, cache_dir))
     parts = read_parts(name, path, cache_dir)
+    if symbols.learned:
+        symbols = symbols.learn(parts["train"])
     splits = {}
     for split, part in parts.items():
         try:
@@ -66,12 +74,34 @@ def load_corpus(
     return Corpus(name, symbols, splits, {split: len(part) for split, part in parts.items()})
 
 
+def read_words(name: str, vocabulary: WordVocabulary, path: str | None, cache_dir: epath.PathLike | None):
+    """A text in tokens: its vocabulary, the ids of each split and its length in bytes, derived once and kept."""
+    if path or name == "token_files":
+        return token_files(name, path).words(vocabulary)
+    from effjax.data import wikitext103  # here, since it imports TensorFlow Datasets
+
+    return wikitext103.prepared_words(vocabulary, cache_dir)
+
+
+def token_files(name: str, path: str | None) -> TokenFiles:
+    """The files of a text in tokens."""
+    if not path:
+        raise UserError("the corpus token_files needs a .zip archive or a folder: give --config.data.path=")
+    return TokenFiles(path, WIKITEXT103 if name == "wikitext103" else None)
+
+
 def read_parts(name: str, path: str | None, cache_dir: epath.PathLike | None) -> dict[str, bytes]:
     """The raw bytes of each split."""
+    if name == "token_files" or (name == "wikitext103" and path):
+        return token_files(name, path).parts()
     if name == "bytes_file":
         if not path:
             raise UserError("the corpus bytes_file needs a file: give --config.data.path=")
         return cut_by_shares(read_archive(path), path)
+    if name == "wikitext103":
+        from effjax.data import text_builder, wikitext103
+
+        return text_builder.read_or_download(wikitext103.WikiText103, cache_dir)
     text = OFFICIAL[name]
     if name == "enwik8_sample":
         if path:

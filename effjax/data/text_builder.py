@@ -106,7 +106,7 @@ def missing(text: OfficialText, prepared: epath.Path, error: Exception) -> str:
     return (
         f"{text.name} is not in {prepared} and could not be downloaded ({one_line(error)}): "
         f"either run once where {text.url} can be reached, or fetch that file elsewhere and give "
-        f"--config.data.path=/path/to/{text.name}.zip (raw, .gz and .xz work too)"
+        f"--config.data.path=/path/to/{text.name}.zip ({text.other_forms})"
     )
 
 

@@ -22,6 +22,8 @@ class OfficialText:
     md5: str
     split_bytes: tuple[int, int, int]
 
+    other_forms = "raw, .gz and .xz work too"
+
     def verify(self, data: bytes, origin: str) -> bytes:
         """`data` itself, if it is this text to the byte.
 

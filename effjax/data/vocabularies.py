@@ -8,18 +8,21 @@
 | `newline_eos` | 205 | enwik8's bytes in ascending order, newline is `<eos>` | adaptive span |
 | `text8` | 27 | space, then a to z | Transformer-XL |
 | `text8_eos` | 28 | space, a to z, `<eos>` | adaptive span |
+| `words:N` | N | `<eos>`, then words of the training text by frequency | Transformer-XL on WikiText-103, N = 267,735 |
 
-The orders are fixed here, so that no corpus has to be read to know an id; the originals count frequencies, which only
-renames the ids. Adaptive span ends every file with one `<eos>` more (`end_of_file`). Both text8 pipelines also strip
-the spaces at the edges of each split, at most two targets of five million; here they are kept.
+The orders of bytes are fixed here, so that no corpus has to be read to know an id; the originals count frequencies,
+which only renames the ids. Adaptive span ends every file with one `<eos>` more (`end_of_file`). Both text8 pipelines
+also strip the spaces at the edges of each split, at most two targets of five million; here they are kept.
 """
 
 import difflib
 import functools
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from effjax.data.words import WordVocabulary
 from effjax.errors import UserError
 
 # The 205 byte values that occur in enwik8: tab, newline, printable ASCII, and the parts of its UTF-8 sequences.
@@ -43,6 +46,8 @@ class Vocabulary:
     symbols: tuple[bytes, ...]
     dropped: bytes = b""
     ends_file: bool = False
+
+    learned: ClassVar[bool] = False  # known without a text
 
     @property
     def size(self) -> int:
@@ -98,6 +103,10 @@ class Vocabulary:
             ids = np.append(ids, newline.astype(self.dtype))
         return ids
 
+    def count(self, text: bytes) -> int:
+        """How many ids `encode` gives."""
+        return len(self.encode(text))
+
     def decode(self, ids: np.ndarray) -> bytes:
         """The bytes that ids stand for; what `encode` dropped is gone, padding and the end are no bytes.
 
@@ -128,14 +137,17 @@ VOCABULARIES = {
 }
 
 
-def get_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a name in the table above.
+def get_vocabulary(name: str) -> Vocabulary | WordVocabulary:
+    """The vocabulary of a name in the table above; one of words has its size, and its words once it has a text.
 
     Raises:
       UserError: no vocabulary of that name.
     """
+    kind, _, size = name.partition(":")
+    if kind == "words" and size.isdecimal():
+        return WordVocabulary(int(size))
     if name not in VOCABULARIES:
         near = difflib.get_close_matches(name, VOCABULARIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"no vocabulary {name!r}, only {', '.join(VOCABULARIES)}{hint}")
+        raise UserError(f"no vocabulary {name!r}, only {', '.join(VOCABULARIES)}, words:N{hint}")
     return VOCABULARIES[name]

@@ -3,6 +3,7 @@
 `MIXERS` names the token mixers as configurations do.
 """
 
+from effjax.layers.adaptive_softmax import AdaptiveVocabulary
 from effjax.layers.adaptive_span import AdaptiveSpanAttention
 from effjax.layers.conformer_convolution import ConformerConvolution
 from effjax.layers.convolution import DepthwiseConvolution, DynamicConvolution, LightConvolution
@@ -47,6 +48,7 @@ __all__ = [
     "LSRA",
     "MIXERS",
     "AdaptiveSpanAttention",
+    "AdaptiveVocabulary",
     "AxialPositions",
     "BigBirdAttention",
     "ConformerConvolution",

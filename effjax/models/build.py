@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from effjax.errors import UserError
 from effjax.layers import (
     MIXERS,
+    AdaptiveVocabulary,
     AxialPositions,
     FactorisedPositions,
     FeedForward,
@@ -31,7 +32,7 @@ DECODER_SHARDING = (
     ("feed_forward/inner/kernel", ("fsdp", "tensor")),
     ("feed_forward/inner/bias", ("tensor",)),
     ("feed_forward/outer/kernel", ("tensor", "fsdp")),
-    ("embedding/embedding", (None, "fsdp")),
+    (r"embedding/embedding|vocabulary/table_\d+", (None, "fsdp")),
     ("head/kernel", ("fsdp", None)),
 )
 
@@ -64,8 +65,10 @@ def decoder_config(pattern: tuple[str, ...] = ("full",)) -> ConfigDict:
             positions="sinusoidal",  # "sinusoidal", "axial", "factorised", "none"
             axial=dict(shape=(128, 512), dims=(128, 384), init_scale=1.0),
             factorised=dict(shape=(128, 128), init_scale=1.0),
-            tie_embeddings=False,
+            embedding="full",  # "full", "adaptive"
+            tie_embeddings=False,  # of "full"; an adaptive one is tied
             embedding_scale=1.0,
+            adaptive=dict(cutoffs=(20_000, 40_000, 200_000), div=1, d_embed=0, tie_head=False),
             activation="relu",
             dropout=0.0,
             hidden_dropout=-1.0,  # of the feed-forward networks' hidden layers; below 0: dropout
@@ -146,14 +149,7 @@ def _assemble(kind, check, config, vocab_size, dtype):
         dropout_over_time=config.dropout_over_time,
         chunk_size=config.ff_chunk_size,
     )
-    vocabulary = functools.partial(
-        Vocabulary,
-        vocab_size,
-        config.d_model,
-        tied=config.tie_embeddings,
-        scale=config.embedding_scale,
-        loss_chunk_size=config.loss_chunk_size,
-    )
+    vocabulary = vocabulary_maker(config, vocab_size)
     dropout = dict(dropout_rate=config.dropout, dropout_over_time=config.dropout_over_time, dtype=dtype)
     try:
         make_positions = positions_maker(config)
@@ -195,6 +191,22 @@ def mixer_maker(config: ConfigDict, block: int):
         dropout_rate=config.attention_dropout,
         **options,
     )
+
+
+def vocabulary_maker(config: ConfigDict, vocab_size: int):
+    """Constructor of the embedding and the read-out."""
+    common = dict(scale=config.embedding_scale, loss_chunk_size=config.loss_chunk_size)
+    if config.embedding == "full":
+        return functools.partial(Vocabulary, vocab_size, config.d_model, tied=config.tie_embeddings, **common)
+    if config.embedding == "adaptive":
+        if config.residual != "residual":
+            raise UserError(
+                f"model.embedding='adaptive' with model.residual={config.residual!r}: two streams are twice as wide "
+                "as the embeddings that they would be read out with; 'residual' is allowed"
+            )
+        options = dict(config.adaptive) | {"cutoffs": tuple(config.adaptive.cutoffs)}
+        return functools.partial(AdaptiveVocabulary, vocab_size, config.d_model, **options, **common)
+    raise UserError(f"model.embedding={config.embedding!r}; 'full' or 'adaptive' is allowed")
 
 
 def positions_maker(config: ConfigDict):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from effjax.ops.arguments import check_dropout
 from effjax.ops.convolution_taps import correlate_depthwise, correlate_full, correlate_heads
 from effjax.ops.masking import keep_scale
 
@@ -184,10 +185,7 @@ def dynamic_conv(
     heads, size = logits.shape[-2:]
     if x.shape[-1] % heads:
         raise ValueError(f"logits have {heads} heads, which do not divide the {x.shape[-1]} channels of x")
-    if not 0 <= dropout_rate < 1:
-        raise ValueError(f"dropout_rate is {dropout_rate}: it must lie in [0, 1)")
-    if dropout_rate > 0 and dropout_key is None:
-        raise ValueError(f"dropout_rate is {dropout_rate} and dropout_key is None: dropout needs a key")
+    check_dropout(dropout_rate, dropout_key)
     pieces = _extend(x, size, causal=causal, tail=tail, padding_mask=padding_mask, segment_ids=segment_ids)
     weights = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if normalise:

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from effjax.ops import favor_sums
+from effjax.ops.arguments import check_implementation
 from effjax.ops.favor_features import (
     EXPONENTIAL,
     GENERALISED,
@@ -114,8 +115,7 @@ def favor_attention(
         raise ValueError(f"projection=None with kernel={kernel!r}; only {', '.join(GENERALISED)} go without")
     if stabilizer not in STABILIZERS:
         raise ValueError(f"stabilizer={stabilizer!r}; one of {', '.join(STABILIZERS)} is allowed")
-    if implementation not in (None, *IMPLEMENTATIONS):
-        raise ValueError(f"implementation is {implementation!r}: it must be None or one of {IMPLEMENTATIONS}")
+    check_implementation(implementation, IMPLEMENTATIONS)
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}; 1 or more positions is allowed")
     if state is not None and (not causal or stabilizer == "global"):

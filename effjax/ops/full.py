@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from effjax.ops import full_batched, full_blocked, full_kernels
+from effjax.ops.arguments import check_dropout, check_groups, check_implementation, segments_of_keys
 from effjax.ops.masking import Rules, pair_ids
 
 _FORMS = {"blocked": full_blocked, "batched": full_batched}
@@ -65,20 +66,10 @@ def full_attention(
     """
     batch, length, heads, width = q.shape
     keys, groups = k.shape[1:3]
-    if heads % groups:
-        raise ValueError(f"q has {heads} heads and k {groups}: the heads of k must divide those of q")
-    if key_segment_ids is not None and segment_ids is None:
-        raise ValueError("key_segment_ids is given without segment_ids: give both or neither")
-    if segment_ids is not None and key_segment_ids is None:
-        if length != keys:
-            raise ValueError(f"key_segment_ids is None with {length} queries and {keys} keys: give it")
-        key_segment_ids = segment_ids
-    if not 0 <= dropout_rate < 1:
-        raise ValueError(f"dropout_rate is {dropout_rate}: it must lie in [0, 1)")
-    if dropout_rate > 0 and dropout_key is None:
-        raise ValueError(f"dropout_rate is {dropout_rate} and dropout_key is None: dropout needs a key")
-    if implementation not in (None, *IMPLEMENTATIONS):
-        raise ValueError(f"implementation is {implementation!r}: it must be None or one of {IMPLEMENTATIONS}")
+    check_groups(heads, groups)
+    key_segment_ids = segments_of_keys(segment_ids, key_segment_ids, length, keys)
+    check_dropout(dropout_rate, dropout_key)
+    check_implementation(implementation, IMPLEMENTATIONS)
 
     q = q * jnp.asarray(width**-0.5 if scale is None else scale, q.dtype)
     ids = pair_ids(padding_mask, segment_ids, key_segment_ids, length)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from effjax.ops import local_batched, local_blocked
+from effjax.ops.arguments import check_dropout, check_implementation
 from effjax.ops.masking import MASKED, keep_scale, pad_ids, pair_ids
 
 SELF_LOGIT = -5e4  # the last resort of a query under unit_keys; fits float16
@@ -110,12 +111,8 @@ def local_attention(
         raise ValueError(f"look_back is {look_back} and look_ahead {look_ahead}: they must be at least 0")
     if circular and window is not None:
         raise ValueError(f"window is {window} and circular is True: distance around the end is not defined; drop one")
-    if not 0 <= dropout_rate < 1:
-        raise ValueError(f"dropout_rate is {dropout_rate}: it must lie in [0, 1)")
-    if dropout_rate > 0 and dropout_key is None:
-        raise ValueError(f"dropout_rate is {dropout_rate} and dropout_key is None: dropout needs a key")
-    if implementation not in (None, *_FORMS):
-        raise ValueError(f"implementation is {implementation!r}: it must be None or one of {tuple(_FORMS)}")
+    check_dropout(dropout_rate, dropout_key)
+    check_implementation(implementation, tuple(_FORMS))
 
     batch, length, _, width = q.shape
     chunk = min(chunk_size, length)

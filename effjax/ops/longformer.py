@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from effjax.ops import longformer_batched, longformer_blocked
+from effjax.ops.arguments import check_dropout, check_implementation
 from effjax.ops.full import full_attention
 from effjax.ops.masking import PADDED, pad_ids, pair_ids
 
@@ -111,12 +112,8 @@ def longformer_attention(
         raise ValueError(f"max_global is {max_global}: it must be at least 1 with a global_mask, and 0 without")
     if max_global and (q_global is None or k_global is None or v_global is None):
         raise ValueError(f"max_global is {max_global}: q_global, k_global and v_global must be given")
-    if not 0 <= dropout_rate < 1:
-        raise ValueError(f"dropout_rate is {dropout_rate}: it must lie in [0, 1)")
-    if dropout_rate > 0 and dropout_key is None:
-        raise ValueError(f"dropout_rate is {dropout_rate} and dropout_key is None: dropout needs a key")
-    if implementation not in (None, *_FORMS):
-        raise ValueError(f"implementation is {implementation!r}: it must be None or one of {tuple(_FORMS)}")
+    check_dropout(dropout_rate, dropout_key)
+    check_implementation(implementation, tuple(_FORMS))
 
     scale = width**-0.5 if scale is None else scale
     ids = pair_ids(padding_mask, segment_ids, segment_ids, length)

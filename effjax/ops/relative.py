@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from effjax.ops import relative_batched, relative_blocked
+from effjax.ops.arguments import check_dropout, check_implementation, segments_of_keys
 from effjax.ops.masking import FLOOR, MASKED, pair_ids
 
 _FORMS = {"blocked": relative_blocked, "batched": relative_batched}
@@ -119,18 +120,9 @@ def relative_attention(
         raise ValueError(f"min_distance is {min_distance}: a span needs it to be at least 0")
     if ramp <= 0:
         raise ValueError(f"ramp is {ramp}: it must be above 0")
-    if key_segment_ids is not None and segment_ids is None:
-        raise ValueError("key_segment_ids is given without segment_ids: give both or neither")
-    if segment_ids is not None and key_segment_ids is None:
-        if length != keys:
-            raise ValueError(f"key_segment_ids is None with {length} queries and {keys} keys: give it")
-        key_segment_ids = segment_ids
-    if not 0 <= dropout_rate < 1:
-        raise ValueError(f"dropout_rate is {dropout_rate}: it must lie in [0, 1)")
-    if dropout_rate > 0 and dropout_key is None:
-        raise ValueError(f"dropout_rate is {dropout_rate} and dropout_key is None: dropout needs a key")
-    if implementation not in (None, *_FORMS):
-        raise ValueError(f"implementation is {implementation!r}: it must be None or one of {tuple(_FORMS)}")
+    key_segment_ids = segments_of_keys(segment_ids, key_segment_ids, length, keys)
+    check_dropout(dropout_rate, dropout_key)
+    check_implementation(implementation, tuple(_FORMS))
 
     nearest = min(offset - (keys - 1), 0)
     if min_distance is not None:

@@ -64,7 +64,7 @@ class Subject:
     @property
     def text(self) -> str:
         """Says which text is looked at, and quotes its beginning."""
-        text = self.task.vocabulary.decode(self.tokens).decode("utf-8", errors="replace")[:QUOTED]
+        text = self.task.symbols.decode(self.tokens).decode("utf-8", errors="replace")[:QUOTED]
         quoted = "".join(c if c.isascii() and c.isprintable() else "·" for c in text)
         return f"the first {self.length} tokens of the valid split, “{quoted}…”"
 

@@ -1,4 +1,4 @@
-"""Autoregressive language modelling of a byte or symbol stream, measured in bits per byte."""
+"""Autoregressive language modelling of bytes, symbols or words, measured in bits per byte or perplexity."""
 
 import copy
 import functools
@@ -66,8 +66,8 @@ class LanguageModelling(Task):
 
     def check_sample(self, sample):
         """Raises UserError where no text could be generated with the settings of `config.sample`."""
-        prompt = self.encode_prompt(sample.prompt)
-        check_generation(self.model, len(prompt), sample.length, sample.temperature, sample.top_k)
+        tokens = self.vocabulary.count(os.fsencode(sample.prompt))
+        check_generation(self.model, tokens, sample.length, sample.temperature, sample.top_k)
 
     def check_lengths(self):
         """Raises UserError where sequences do not fit the model's positions, or streams its states."""
@@ -208,10 +208,10 @@ class LanguageModelling(Task):
         return jax.tree.map(lambda new, old: jnp.where(jnp.all(reset), new, old), fresh, carry)
 
     def report(self, metrics: dict[str, float], split: str = "train", *, kept: float | None = None) -> dict[str, float]:
-        """What is logged of mean metrics: the loss, and bits per byte.
+        """What is logged of mean metrics: the loss, bits per byte, and the perplexity of words.
 
-        Where the vocabulary drops bytes the score is bits per symbol, beside bits per original byte, since the two
-        streams are not comparable symbol by symbol.
+        Where the vocabulary drops bytes, or holds words, the score is bits per symbol, beside bits per original byte,
+        since the two streams are not comparable symbol by symbol.
 
         Args:
           metrics: `{"nats": mean}`, and what else is to be logged as it is.
@@ -224,6 +224,8 @@ class LanguageModelling(Task):
             return {"loss": nats, "bits_per_byte": bits} | others
         if kept is None:
             kept = len(self.corpus.splits[split]) / self.corpus.bytes_per_split[split]
+        if self.vocabulary.learned:
+            others["perplexity"] = math.exp(min(nats, 700.0))  # beyond, it is no float
         return {"loss": nats, "bits_per_symbol": bits, "bits_per_original_byte": bits * kept} | others
 
     def evaluate(
@@ -321,7 +323,12 @@ class LanguageModelling(Task):
 
     def encode_prompt(self, prompt: str) -> np.ndarray:
         """The ids of a prompt, whatever bytes the command line took it from."""
-        return self.vocabulary.encode(os.fsencode(prompt)).astype(np.int32)
+        return self.symbols.encode(os.fsencode(prompt)).astype(np.int32)
+
+    @property
+    def symbols(self):
+        """The vocabulary; that of words is known once the corpus has been read."""
+        return self.corpus.vocabulary if self.vocabulary.learned else self.vocabulary
 
     def continue_text(self, params, key: jax.Array, *, prompt: str, length: int, temperature: float, top_k: int) -> str:
         """Text that the model writes after a prompt.
@@ -342,4 +349,5 @@ class LanguageModelling(Task):
         ids = jnp.asarray(self.encode_prompt(prompt)[None])
         model = self.adapt(params, frozen=True).model
         tokens = generate(model, params, ids, length=length, key=key, temperature=temperature, top_k=top_k)
-        return self.vocabulary.decode(np.asarray(tokens[0])).decode("utf-8", errors="replace")
+        text = self.symbols.decode(np.asarray(tokens[0])).decode("utf-8", errors="replace")
+        return f" {text}" if self.vocabulary.learned else text  # words stand apart

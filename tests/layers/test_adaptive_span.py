@@ -10,6 +10,7 @@ import pytest
 from effjax.layers import AdaptiveSpanAttention, FeedForward
 from effjax.models.block import Period
 from effjax.models.stack import Stack
+from tests.goldens.load import load
 from tests.laws.measure import relative_rms
 
 D_MODEL, SPAN, RAMP = 16, 512, 16
@@ -114,6 +115,13 @@ def test_invariant_7_penalty_and_bounds():
     params = layer.after_update({"share": shares, "out": 1}, step=0, key=jax.random.key(0))
     assert params["share"].tolist() == [0.25, 0] and params["out"] == 1
     assert {k: float(v) for k, v in layer.metrics(params).items()} == {"mean_span": 64, "max_span": 128}
+
+
+def test_the_penalty_is_the_originals():
+    golden = load("adaptive_span")
+    shares = golden["weights"]["span"]["attn.attn.adaptive_span._mask.current_val"].ravel()
+    layer = AdaptiveSpanAttention(16, 2, 8, max_span=24, ramp=4, span_loss=0.01)
+    np.testing.assert_allclose(layer.penalty({"share": jnp.asarray(shares)}), golden["outputs"]["span_loss"], rtol=1e-6)
 
 
 def dynamic_stack(span_loss, **attributes):

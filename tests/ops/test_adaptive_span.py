@@ -159,6 +159,13 @@ def test_compute_follows_the_visited_distances():
     assert flops(256) < 0.4 * flops(None)
 
 
+def test_the_oracles_mask_is_the_originals():
+    golden = load("adaptive_span")
+    spans = 24 * golden["inputs"]["current_val"].ravel()
+    mask = [[soft_mask(x, z, 4) for x in range(24, 0, -1)] for z in spans]
+    np.testing.assert_allclose(mask, golden["outputs"]["mask"][0, :, 0], atol=1e-6)
+
+
 def original_layer(h, cache, key_pe, weights):
     """The attention of the original from its own parameters."""
     project = lambda x, name: (x @ weights[f"attn.proj_{name}.weight"].T).reshape(*x.shape[:2], 2, 8)
