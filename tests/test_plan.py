@@ -39,7 +39,8 @@ def test_parameters_are_those_of_the_model(on_cpu):
     params = jax.eval_shape(make_task(small()).init, jax.random.key(0))
     counts = on_cpu["parameters"]
     assert counts["total"] == sum(counts["by_part"].values()) == sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert counts["by_part"]["vocabulary"] == IDS * WIDTH + 2 * WIDTH * IDS + IDS
+    assert counts["by_part"]["vocabulary/embedding"] == IDS * WIDTH
+    assert counts["by_part"]["vocabulary/head"] == 2 * WIDTH * IDS + IDS
 
 
 def test_flops_are_two_per_weight_and_direction_and_attention_on_top(on_cpu):
