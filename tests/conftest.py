@@ -1,17 +1,31 @@
 """Every test sees eight virtual CPU devices, a persistent compilation cache, and `effjax.ops` with checked shapes."""
 
+import gc
+import importlib.metadata
 import os
 import tempfile
 
-# Compiling takes most of the time of these tests, and LLVM's optimisations most of that: the same programs, left as
-# they come out of XLA.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "effjax_compilation_cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-from jaxtyping import install_import_hook
+def prepare():
+    """What has to happen before anything asks JAX for anything."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "effjax_compilation_cache"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    devices = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    # Compiling takes most of the time of these tests, and LLVM's optimisations most of that: the same programs, left as
+    # they come out of XLA. Its newer kernel generator costs as much again; versions without another know no such flag.
+    quick = ["xla_backend_optimization_level=0", "xla_cpu_parallel_codegen_split_count=1"]
+    if tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2]) < (0, 11):
+        quick += ["xla_cpu_use_fusion_emitters=false"]
+    os.environ["XLA_FLAGS"] = " ".join([devices, *(f"--{flag}" for flag in quick)])
 
-install_import_hook("effjax.ops", "beartype.beartype")
+    import jax
+    from jaxtyping import install_import_hook
+
+    jax.devices()  # reads the flags; libtpu, which is loaded later, knows but some of them
+    os.environ["XLA_FLAGS"] = devices
+    gc.set_threshold(100_000, 50, 50)  # tracing makes garbage by the thousand, and JAX looks at every collection
+    install_import_hook("effjax.ops", "beartype.beartype")
+
+
+prepare()

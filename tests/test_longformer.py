@@ -33,6 +33,7 @@ def rows_of(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_trains_two_steps_scores_and_generates(tmp_path, capsys):
     config = small()
     train(make_task(config), config, str(tmp_path))

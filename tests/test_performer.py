@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from effjax import cli, evaluate, generate
+from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import load_config
 from effjax.training.loop import train
@@ -52,6 +53,17 @@ def test_trains_scores_and_generates(tmp_path, capsys):
 
     assert cli.run(generate.main, [f"--workdir={tmp_path}", "--prompt=The history of", "--length=8"]) == 0
     assert capsys.readouterr().out.startswith("The history of")
+
+
+def test_streams_keep_the_projection():
+    """What one step's features have summed up is of no use under another projection."""
+    config = load_config("configs/performer_enwik8.py:tiny")
+    config.update_from_flattened_dict(SMALL | {"data.reader": "streams"})
+    with pytest.raises(UserError, match=r"redraw_interval=2\)"):
+        make_task(config)
+    config.model.performer.redraw_interval = 0
+    task = make_task(config)
+    assert len(jax.tree.leaves(task.initial_carry(2))) > 0
 
 
 def test_a_stream_never_grows():

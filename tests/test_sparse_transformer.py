@@ -29,6 +29,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_trains_scores_and_generates(tmp_path, capsys):
     config = load_config(f"{ENWIK8}:tiny")
     config.update_from_flattened_dict(SMALL)

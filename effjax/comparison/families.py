@@ -43,4 +43,11 @@ FAMILIES = {
     "longformer": family("longformer", window=512, global_tokens=1),
     "adaptive_span": family("adaptive_span", max_span=512, initial_span=1.0),
     "transformer_xl": family("transformer_xl", memory_length=512),
+    "performer": family("performer", n_features=256),
+    "light_conv": family("light_conv", kernel_size=31),
+    "dynamic_conv": family("dynamic_conv", kernel_size=31),
+    "lsra": family("lsra", kernel_size=31),
+    "full_both_sides": family("full", causal=False),
+    "linformer": family("linformer", lambda length: dict(max_length=length), n_projected=256),
+    "nystromformer": family("nystromformer", n_landmarks=64),
 }

@@ -148,6 +148,7 @@ def crossing(results: list[Result], family: str) -> float | None:
 class _Ready:
     """A compiled layer with its arguments."""
 
+    layer: Mixer
     run: Callable
     arguments: tuple
     forward: Callable
@@ -171,7 +172,7 @@ def _prepare(result, layer, shapes, train, seed, limits, last) -> _Ready | None:
     if result.memory > limits.bytes:
         raise MemoryError(f"needs {readable_bytes(result.memory)}, more than {readable_bytes(int(limits.bytes))}")
     inputs = jnp.asarray(np.random.default_rng(seed).normal(size=x.shape), dtype)
-    return _Ready(compiled, (params, inputs), jax.jit(forward) if train else compiled)
+    return _Ready(layer, compiled, (params, inputs), jax.jit(forward) if train else compiled)
 
 
 def _parameters(layer, shapes, seed):
@@ -209,19 +210,26 @@ def _times(ready, repeats, report) -> dict[str, float | str]:
 
 
 def _errors(found, ready):
-    """Fills in the distance from exact attention of families that have its projections."""
+    """Fills in the distance from exact attention, over the past or towards both sides as the family itself, of families
+    that have its projections."""
     if BASELINE not in ready or found[BASELINE].problem:
         return
-    exact = ready[BASELINE]
-    target = np.asarray(exact.forward(*exact.arguments), np.float64)
+    exact, targets = ready[BASELINE], {}
+
+    def target(causal):
+        if causal not in targets:
+            layer = exact.layer.clone(causal=causal)
+            targets[causal] = np.asarray(jax.jit(layer.apply)(*exact.arguments)[0], np.float64)
+        return targets[causal]
 
     def names(case):
         return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(case.arguments[0])}
 
     for name, case in ready.items():
         if found[name].problem is None and names(exact) <= names(case):
-            difference = np.asarray(case.forward(*case.arguments), np.float64) - target
-            found[name].error = float(np.sqrt(np.mean(difference**2) / np.mean(target**2)))
+            theirs = target(getattr(case.layer, "causal", True))
+            difference = np.asarray(case.forward(*case.arguments), np.float64) - theirs
+            found[name].error = float(np.sqrt(np.mean(difference**2) / np.mean(theirs**2)))
 
 
 def _reason(problem: Exception) -> str:

@@ -104,6 +104,11 @@ class Mixer(nn.Module):
         """
         return {}
 
+    @property
+    def outlives_updates(self) -> bool:
+        """Whether a state may be carried from one training step to the next, `after_update` between them."""
+        return True
+
     def after_update(self, params, *, step: Int[Array, ""], key: Key[Array, ""]):
         """What becomes of the layer's parameters after the optimizer's update number `step`: those that must stay
         within bounds are clipped, random features drawn anew. `key` is the step's and the layer's own."""

@@ -108,6 +108,11 @@ class PerformerAttention(SeparateHeads):
             state = RunningSums(sums, state.index + x.shape[1])
         return neutralise(self.out(y), padding_mask), state, ()
 
+    @property
+    def outlives_updates(self) -> bool:
+        """Sums of one projection's features say nothing to another's."""
+        return not (self.redraw_interval and self.n_features)
+
     def after_update(self, params, *, step, key):
         """The parameters, with another projection after every `redraw_interval`-th step."""
         if not self.redraw_interval or not self.n_features:

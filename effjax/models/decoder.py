@@ -159,6 +159,11 @@ class Decoder(nn.Module):
         """Whether the state has a bounded size, however long the stream."""
         return all(mixer.bounded_state for mixer in self.stack.period.mixers())
 
+    @property
+    def outlives_updates(self) -> bool:
+        """Whether a state may be carried from one training step to the next."""
+        return all(mixer.outlives_updates for mixer in self.stack.period.mixers())
+
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> DecoderState:
         """State before the first token of `batch_size` streams of at most `max_length` tokens each."""
         blocks = self.stack.initial_state(batch_size, dtype, max_length=max_length)

@@ -85,6 +85,12 @@ class LanguageModelling(Task):
                 f"config.model.pattern needs a state of bounded size (pattern={tuple(config.model.pattern)}) and "
                 f"config.model.positions no greatest length (positions={config.model.positions!r})"
             )
+        if config.data.reader == "streams" and not self.model.outlives_updates:
+            raise UserError(
+                "config.data.reader='streams' carries sums of random features from step to step, which a new draw "
+                "makes meaningless: 0 is allowed for redraw_interval "
+                f"(config.model.performer.redraw_interval={config.model.performer.redraw_interval}), or 'windows' here"
+            )
 
     def at_stage(self, config):
         task = super().at_stage(config)

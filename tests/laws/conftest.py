@@ -24,8 +24,10 @@ def pytest_generate_tests(metafunc):
         if all(getattr(family, need) for need in needs):
             for case in itertools.product(*(choices[name](family) for name in names)):
                 slow = "rules" in names and not metafunc.module.hardest(family, case[names.index("rules")])
-                slow |= family.sibling is not None and not metafunc.module.__name__.endswith("test_1_oracle")
-                cases.append(pytest.param(family, *case, marks=[pytest.mark.slow] * slow))
+                other_form = "implementation" in names and case[names.index("implementation")] == "batched"
+                slow |= (family.sibling is not None or other_form) and not metafunc.module.__name__.endswith("1_oracle")
+                group = pytest.mark.xdist_group(family.name)  # one process compiles what the laws have in common
+                cases.append(pytest.param(family, *case, marks=[group] + [pytest.mark.slow] * slow))
                 ids.append("-".join([family.name, *(label(metafunc, *named) for named in zip(names, case))]))
     metafunc.parametrize(["family", *names], cases, ids=ids)
 

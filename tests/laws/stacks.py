@@ -20,6 +20,19 @@ OPTIONS = {
     "lsh": dict(chunk_size=64, n_buckets=4, n_hashes=2, same_bucket=True, look_back="within_round"),
     # Many chunks, which sorting fills from everywhere in the sequence.
     "chunked_lsh": dict(chunk_size=8, n_buckets=4, n_hashes=2),
+    "strided": dict(stride=4),
+    "fixed": dict(block=8, summary=2),
+    "log_sparse": dict(local=2),
+    "big_bird": dict(block=4),
+    "window": dict(window=9, sinks=1),
+    "longformer": dict(window=9, global_tokens=1),
+    "adaptive_span": dict(max_span=12, ramp=4, initial_span=0.5),
+    "transformer_xl": dict(memory_length=12),
+    "performer": dict(n_features=12, chunk_size=8),
+    "light_conv": dict(kernel_size=5),
+    "dynamic_conv": dict(kernel_size=5),
+    "depthwise_conv": dict(kernel_size=5),
+    "lsra": dict(kernel_size=5),
 }
 
 

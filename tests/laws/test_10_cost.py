@@ -28,22 +28,21 @@ def inputs(length):
 GROWTH = {"linear": (1.95, 2.2), "n_log_n": (2.0, 2.3), "n_sqrt_n": (2.65, 3.0), "quadratic": (3.5, 4.1)}
 
 
-def ratios(family, cost):
-    """Cost of a length over that of its half, up to the family's longest."""
-    lengths = [family.longest // 4, family.longest // 2, family.longest]
-    costs = [cost(length, *make_layer(family, **family.sized(length))) for length in lengths]
-    print(f"{family.name}: {dict(zip(lengths, costs))}")
-    return [long / short for short, long in itertools.pairwise(costs)]
-
-
 def temporaries(family, length, **form):
     layer, params = make_layer(family, **family.sized(length), **form)
     return compiled_memory(gradient_of(layer), params, inputs(length)).temp
 
 
-def test_memory_is_linear_in_the_length(family):
+def flops(family, length):
+    layer, params = make_layer(family, **family.sized(length))
+    return count_flops(gradient_of(layer), params, inputs(length), platform="cpu")
+
+
+def test_cost_of_twice_the_length(family):
     short, long = (temporaries(family, length) for length in (2048, 4096))
     assert short > 0 and long <= GROWTH[family.memory][1] * short
+    low, high = GROWTH[family.growth]
+    assert low <= flops(family, 4096) / flops(family, 2048) <= high
 
 
 @pytest.mark.slow
@@ -54,16 +53,13 @@ def test_memory_of_the_accelerators_form(family):
 
 
 @pytest.mark.slow
-def test_memory_at_great_lengths(family):
-    low, high = GROWTH[family.memory]
-    memory = lambda length, layer, params: compiled_memory(gradient_of(layer), params, inputs(length)).temp
-    assert all(low <= ratio <= high for ratio in ratios(family, memory))
-
-
-def test_flops_grow_with_the_length(family):
-    low, high = GROWTH[family.growth]
-    flops = lambda length, layer, params: count_flops(gradient_of(layer), params, inputs(length), platform="cpu")
-    assert all(low <= ratio <= high for ratio in ratios(family, flops))
+@pytest.mark.parametrize(("cost", "promise"), [(temporaries, "memory"), (flops, "growth")], ids=["memory", "flops"])
+def test_cost_at_great_lengths(family, cost, promise):
+    low, high = GROWTH[getattr(family, promise)]
+    lengths = [family.longest // 4, family.longest // 2, family.longest]
+    costs = [cost(family, length) for length in lengths]
+    print(f"{family.name}: {dict(zip(lengths, costs))}")
+    assert all(low <= long / short <= high for short, long in itertools.pairwise(costs))
 
 
 def training_step_bytes(residual, n_layers):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.laws.families import CHUNK
-from tests.laws.measure import relative_rms, value_and_grads
+from tests.laws.measure import family_op, relative_rms, value_and_grads
 
 LENGTHS = (37, *(pytest.param(length, marks=pytest.mark.slow) for length in (1, CHUNK - 1, CHUNK, CHUNK + 1)))
 
@@ -13,15 +13,13 @@ LENGTHS = (37, *(pytest.param(length, marks=pytest.mark.slow) for length in (1, 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_any_length(family, implementation, length):
     arrays, frozen = family.inputs(length, batch=1)
-    cotangent = np.ones(family.shape(1, length))
+    cotangent = np.ones(family.shape(1, length), np.float32)
     with jax.enable_x64(True):
         expected = jax.device_get(
             value_and_grads(lambda a: family.oracle(a, frozen, causal=family.causal), arrays, cotangent)
         )
     arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
-    out, grads = value_and_grads(
-        lambda a: family.op(a, frozen, causal=family.causal, implementation=implementation), arrays, cotangent
-    )
+    out, grads = family_op(family, implementation, family.causal, length, 1)(arrays, cotangent)
     assert relative_rms(out, expected[0]) <= 1e-5
     for name, gradient in grads.items():
         scale = max(np.abs(expected[1][name]).max(), 1e-3)  # some are zero: one key's weight is 1, whatever it is

@@ -3,16 +3,15 @@
 import jax.numpy as jnp
 import numpy as np
 
-from tests.laws.families import CHUNK
-from tests.laws.measure import cast, value_and_grads
+from tests.laws.measure import LENGTH, cast, family_op, masks
 
 
 def test_large_bfloat16_stays_finite(family, implementation, causal):
-    arrays, frozen = family.inputs(3 * CHUNK)
+    arrays, _ = family.inputs(LENGTH)
     large = {name: 1e3 * np.clip(arrays[name], -1, 1) for name in family.sequences}
     arrays = cast(arrays | large, jnp.bfloat16)
-    run = lambda arrays: family.op(arrays, frozen, causal=causal, implementation=implementation)
-    out, grads = value_and_grads(run, arrays, np.ones(family.shape(2, 3 * CHUNK)))
+    run = family_op(family, implementation, causal, LENGTH)
+    out, grads = run(arrays, np.ones(family.shape(2, LENGTH), np.float32), **masks(family))
     assert out.dtype == jnp.bfloat16
     for leaf in (out, *grads.values()):
         assert np.isfinite(np.asarray(leaf, np.float32)).all()

@@ -15,10 +15,18 @@ from tests.laws.stacks import MODES, ids, make_decoder
 MESHES = {"data": (8, 1, 1, 1), "fsdp": (1, 8, 1, 1), "tensor": (2, 1, 4, 1), "sequence": (2, 1, 1, 4)}
 
 
+# The other families, a few to a stack; those for encoders: tests/layers/test_low_rank_devices.py.
+OTHERS = {
+    "sparse": ("strided", "fixed", "log_sparse", "big_bird", "window"),
+    "relative": ("longformer", "adaptive_span", "transformer_xl"),
+    "sums_and_convolutions": ("performer", "light_conv", "dynamic_conv", "depthwise_conv", "lsra"),
+}
+
+
 @functools.cache
-def value_and_grads(mode, mesh=None, implementation=None):
+def value_and_grads(mode, mesh=None, implementation=None, pattern=("full", "local", "chunked_lsh")):
     """Loss and gradients of a batch of 8 x 32 tokens with dropout, on one device or spread over a mesh."""
-    pattern, sizes = ("full", "local", "chunked_lsh"), dict(n_heads=4, head_dim=4, implementation=implementation)
+    sizes = dict(n_heads=4, head_dim=4) | ({} if implementation is None else dict(implementation=implementation))
     model, params = make_decoder(mode, pattern=pattern, dropout_rate=0.1, **sizes)
     batch = {"tokens": ids((8, 32))}
 
@@ -38,7 +46,10 @@ def value_and_grads(mode, mesh=None, implementation=None):
     return step(jax.device_put(params, where), jax.device_put(batch, batch_shardings(batch, mesh)))
 
 
-@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize(
+    "mesh",
+    [pytest.param(MESHES[name], id=name, marks=[pytest.mark.slow] * (name != "tensor")) for name in MESHES],
+)
 def test_eight_devices_equal_one(mesh):
     loss, grads = value_and_grads("reversible")
     sharded_loss, sharded_grads = value_and_grads("reversible", mesh)
@@ -51,6 +62,16 @@ def test_eight_devices_equal_one(mesh):
 def test_eight_devices_equal_one_in_the_accelerators_form(mesh):
     loss, grads = value_and_grads("reversible", implementation="batched")
     sharded_loss, sharded_grads = value_and_grads("reversible", mesh, implementation="batched")
+    assert abs(float(sharded_loss) / float(loss) - 1) <= 1e-6
+    assert relative_norm(sharded_grads, grads) <= 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES)
+@pytest.mark.parametrize("pattern", OTHERS.values(), ids=OTHERS)
+def test_eight_devices_equal_one_for_the_other_families(pattern, mesh):
+    loss, grads = value_and_grads("reversible", pattern=pattern)
+    sharded_loss, sharded_grads = value_and_grads("reversible", mesh, pattern=pattern)
     assert abs(float(sharded_loss) / float(loss) - 1) <= 1e-6
     assert relative_norm(sharded_grads, grads) <= 1e-6
 

@@ -19,7 +19,8 @@ LENGTH = 13
 GRID = 2.0**-14
 
 
-@pytest.fixture(params=MODES)
+# The others differ by little: slow tests.
+@pytest.fixture(params=[pytest.param(mode, marks=[pytest.mark.slow] * (mode != "reversible")) for mode in MODES])
 def mode(request):
     return request.param
 

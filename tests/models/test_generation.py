@@ -9,7 +9,9 @@ from effjax.models.generation import generate, sample
 from tests.laws import stacks
 
 
-@pytest.mark.parametrize("mode", stacks.MODES)
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=[pytest.mark.slow] * ("reversible" != mode)) for mode in stacks.MODES]
+)
 def test_greedy_generation_equals_recomputing_everything(mode):
     model, params = stacks.make_decoder(mode)
     params = jax.tree.map(lambda leaf: 3 * leaf, params)  # decided choices, so that rounding cannot tip them

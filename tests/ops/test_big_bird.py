@@ -22,7 +22,7 @@ def test_without_padding_the_end_of_the_array_is_the_last_block(length):
     visible = np.stack([static.dense(length, head) for head in range(2)])[None]
     ours = value_and_grads(partial(big_bird_attention, block=BLOCK, n_random=1, among=6), (q, k, v), g)
     theirs = value_and_grads(partial(dense_attention, visible=visible), (q, k, v), g)
-    assert_close(ours, theirs, 1e-5)
+    assert_close(ours, theirs, 1e-5, noise=1e-6)  # one key's weight is 1: no gradient of it, but for rounding
 
 
 def test_memory_is_linear():

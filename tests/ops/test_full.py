@@ -170,20 +170,6 @@ def test_dropout_keeps_the_mean_and_both_passes_agree(implementation):
 
 
 @both
-def test_transformations_agree(implementation):
-    q, k, v, g = random_arrays(*[(3, 2, 20, 2, 8)] * 4, dtype=np.float32)
-    f = partial(full_attention, causal=True, implementation=implementation)
-    one_by_one = [value_and_grads(f, (q[i], k[i], v[i]), g[i]) for i in range(3)]
-    expected = [np.stack(x) for x in zip(*one_by_one)]
-
-    def scanned(q, k, v):
-        return jax.lax.scan(lambda _, x: (None, jax.checkpoint(f)(*x)), None, (q, k, v))[1]
-
-    assert_close(value_and_grads(jax.vmap(f), (q, k, v), g), expected, 1e-6)
-    assert_close(value_and_grads(scanned, (q, k, v), g), expected, 1e-6)
-
-
-@both
 @pytest.mark.parametrize("causal", [False, True])
 def test_memory_is_linear(causal, implementation):
     def temporary_bytes(length):

@@ -112,8 +112,14 @@ def everything(directory):
 
 
 @pytest.mark.usefixtures("damaging")
-@pytest.mark.parametrize("how", ["truncated", "missing", "altered"])
-@pytest.mark.parametrize("item", ["params", "training", "position"])
+@pytest.mark.parametrize(
+    ("item", "how"),
+    [
+        pytest.param(item, how, marks=[pytest.mark.slow] * (i != j))
+        for i, item in enumerate(["params", "training", "position"])
+        for j, how in enumerate(["altered", "truncated", "missing"])
+    ],
+)
 def test_a_damaged_newest_is_reported_and_the_one_before_it_restored(workdir, item, how):
     file = damage(workdir, 6, item, how)
     evidence = {path.name for path in everything(workdir / "checkpoints" / "6")}

@@ -14,7 +14,7 @@ from tests.laws.measure import relative_rms
 HEADS, WIDTH, CHUNK = 2, 8, 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """One way of exchanging information between positions.
 
