@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from effjax.layers.feed_forward import ACTIVATIONS
 from effjax.layers.mixer import at_least_one, neutralise
 from effjax.ops.convolution import Tail, depthwise_conv, empty_tail
+from effjax.ops.dense import dense_dot
 
 
 class MaskedBatchNorm(nn.Module):
@@ -108,7 +109,8 @@ class ConformerConvolution(nn.Module):
             raise ValueError(
                 "deterministic=False with a state: a stream takes its statistics from evaluation mode, True"
             )
-        dense = dict(use_bias=self.use_bias, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
+        init = nn.initializers.glorot_uniform()
+        dense = dict(use_bias=self.use_bias, dtype=self.dtype, kernel_init=init, dot_general=dense_dot)
         halves = nn.DenseGeneral((2, self.d_model), name="inner", **dense)(neutralise(x, padding_mask))
         y = halves[..., 0, :] * jax.nn.sigmoid(halves[..., 1, :])
         init = nn.initializers.variance_scaling(1.0, "fan_in", "uniform", in_axis=0, out_axis=())

@@ -4,11 +4,13 @@ import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from effjax.layers.mixer import at_least_one, probability
 from effjax.ops.chunking import map_chunks
+from effjax.ops.dense import dense_dot
 
 ACTIVATIONS = {
     "relu": nn.relu,
@@ -58,20 +60,25 @@ class FeedForward(nn.Module):
             )
 
     def setup(self):
-        self.inner = nn.Dense(self.d_ff, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
-        self.outer = nn.Dense(self.d_model, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
+        options = dict(dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform(), dot_general=dense_dot)
+        self.inner = nn.Dense(self.d_ff, **options)
+        self.outer = nn.Dense(self.d_model, **options)
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool = True) -> Float[Array, "B T D"]:
         length = 1 if self.dropout_over_time else x.shape[1]
         keep = self.dropout(jnp.ones((x.shape[0], length, self.d_ff), self.dtype), deterministic=deterministic)
         if not self.chunk_size or self.is_initializing():
-            return self.outer(ACTIVATIONS[self.activation](self.inner(x)) * keep)
+            return self.outer(self._activate(self.inner(x), keep))
         # Flax modules cannot be called under a JAX loop: the loop's body gets them unbound, with their variables.
         (inner, inner_variables), (outer, outer_variables) = self.inner.unbind(), self.outer.unbind()
 
         def feed(piece):
-            hidden = ACTIVATIONS[self.activation](inner.apply(inner_variables, piece)) * keep
-            return outer.apply(outer_variables, hidden)
+            return outer.apply(outer_variables, self._activate(inner.apply(inner_variables, piece), keep))
 
         return map_chunks(feed, x, chunk_size=self.chunk_size)
+
+    def _activate(self, hidden, keep):
+        # Left to itself, JAX keeps every step of a gelu for the backward pass: six hidden layers instead of one.
+        activate = lambda hidden, keep: ACTIVATIONS[self.activation](hidden) * keep
+        return jax.checkpoint(activate, prevent_cse=False)(hidden, keep)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from effjax.layers.mixer import Mixer, token_positions
 from effjax.ops.convolution import causal_conv
+from effjax.ops.dense import dense_dot
 from effjax.ops.positions import rotary
 
 
@@ -21,7 +22,8 @@ def to_heads(
 ) -> nn.Module:
     """`[B, T, D] -> [B, T, N, H]`: kernel `[D, N, H]`, Glorot uniform over `D x NH`, no bias (trax, Reformer)."""
     kernel_init = kernel_init or nn.initializers.glorot_uniform()
-    return nn.DenseGeneral((n_heads, head_dim), use_bias=use_bias, dtype=dtype, kernel_init=kernel_init)
+    options = dict(use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, dot_general=dense_dot)
+    return nn.DenseGeneral((n_heads, head_dim), **options)
 
 
 def from_heads(d_model: int, *, use_bias: bool = False, dtype: Any = jnp.float32) -> nn.Module:
@@ -32,6 +34,7 @@ def from_heads(d_model: int, *, use_bias: bool = False, dtype: Any = jnp.float32
         use_bias=use_bias,
         dtype=dtype,
         kernel_init=nn.initializers.glorot_uniform(),
+        dot_general=dense_dot,
     )
 
 

@@ -11,6 +11,7 @@ from effjax.layers.feed_forward import FeedForward
 from effjax.layers.mixer import Mixer
 
 NORMS = ("pre", "post")
+LayerNorm = nn.remat(nn.LayerNorm, prevent_cse=False)  # keeps its input for the backward pass, and nothing else
 
 
 class Half(nn.Module):
@@ -44,7 +45,7 @@ class Half(nn.Module):
         """Applies the half whose inside is `inside(x) -> (y, rest)`; returns `(y, rest)`."""
         post = self.norm == "post"
         # The stream of a post-norm block is the norm's output: it stays as wide as the residual sum.
-        norm = nn.LayerNorm(self.epsilon, dtype=x.dtype if post else self.dtype, name="norm")
+        norm = LayerNorm(self.epsilon, dtype=x.dtype if post else self.dtype, name="norm")
         dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(1,) if self.dropout_over_time else ())
         y, rest = inside(x.astype(self.dtype) if post else norm(x))
         y = dropout(y, deterministic=deterministic)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 
@@ -122,7 +123,8 @@ def rotary(x: Float[Array, "B T N H"], positions: Int[Array, "B T"]) -> Float[Ar
         raise ValueError(f"x has heads of width {x.shape[-1]}; an even width is allowed")
     frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float32) * (-math.log(10_000.0) / half))
     angles = (positions[..., None].astype(jnp.float32) * frequencies)[:, :, None]
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    # Made once: XLA would fuse them into the products, and compute them again for every head.
+    cos, sin = lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)
 

@@ -3,7 +3,7 @@
   pip install -e . -r experiments/peers/requirements.txt
   cd experiments/peers && taskset -c 0 python run_steps.py
 
-Language models of width 256, 4 heads of 64, batch 1, float32, Adam. Time: 4 blocks, all contenders of a case interleaved
+Language models of width 256, 4 heads of 64, batch 1, float32, Adam. Time: 4 blocks, all contenders interleaved
 in one process, one thread each. Memory at 2,048 tokens: for effjax what the compiler plans for the step (parameters,
 optimizer, gradients, temporaries), for PyTorch the greatest sum of living tensors that an operation has made (what a
 kernel allocates inside itself is not seen). Writes steps.json; what is there is measured again only with --again.

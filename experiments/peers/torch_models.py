@@ -1,6 +1,5 @@
 """Language models of public packages at one size: `make(length, depth) -> (module, loss(module, tokens))`."""
 
-import torch
 from torch.nn import functional
 
 D_MODEL, N_HEADS, HEAD_DIM, VOCABULARY = 256, 4, 64, 256
