@@ -17,7 +17,9 @@ def prepare():
     quick = ["xla_backend_optimization_level=0", "xla_cpu_parallel_codegen_split_count=1"]
     if tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2]) < (0, 11):
         quick += ["xla_cpu_use_fusion_emitters=false"]
-    os.environ["XLA_FLAGS"] = " ".join([devices, *(f"--{flag}" for flag in quick)])
+    quick = " ".join(f"--{flag}" for flag in quick)
+    os.environ["QUICK_XLA_FLAGS"] = quick  # for the processes that tests start
+    os.environ["XLA_FLAGS"] = f"{devices} {quick}"
 
     import jax
     from jaxtyping import install_import_hook

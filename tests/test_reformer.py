@@ -42,7 +42,8 @@ def command(name, workdir, *flags, devices=1, **settings):
         small = SMALL | {key.replace("__", "."): value for key, value in settings.items()}
         overrides = [f"--config.{key}={value}" for key, value in small.items()]
         flags = ["--config=configs/reformer_enwik8.py:tiny", *overrides, *flags]
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags_of_xla = f"--xla_force_host_platform_device_count={devices} {os.environ['QUICK_XLA_FLAGS']}"
+    environment = os.environ | {"XLA_FLAGS": flags_of_xla}
     return subprocess.Popen(
         [sys.executable, "-m", f"effjax.{name}", f"--workdir={workdir}", *flags],
         cwd=ROOT,
@@ -53,6 +54,9 @@ def command(name, workdir, *flags, devices=1, **settings):
     )
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("reformer")]  # one process trains what they share
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A workdir after ten steps, never interrupted."""
@@ -61,7 +65,6 @@ def trained(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
 def test_killed_and_started_again_the_losses_are_the_same_bits(trained, tmp_path):
     for rows in (2, 5):  # before, and some time after, the first checkpoint
         process = command("train", tmp_path, steps=10)
@@ -74,7 +77,6 @@ def test_killed_and_started_again_the_losses_are_the_same_bits(trained, tmp_path
     assert rows_of(tmp_path) == rows_of(trained)
 
 
-@pytest.mark.slow
 def test_two_processes_of_four_devices_and_back_to_one_and_four(trained, tmp_path):
     """Trained on eight devices in two processes, continued on four and then on one: the losses of one device."""
     with socket.socket() as free:
@@ -93,7 +95,6 @@ def test_two_processes_of_four_devices_and_back_to_one_and_four(trained, tmp_pat
     assert all(row["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4) for row, other in zip(rows, alone))
 
 
-@pytest.mark.slow
 def test_evaluate_and_generate(trained):
     scores, text, again = finish(
         command("evaluate", trained, "--split=test", "--limit=300", "--stride=16", "--json"),
@@ -106,7 +107,6 @@ def test_evaluate_and_generate(trained):
     assert text.startswith("The ") and len(text) > 10 and text == again
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [

@@ -17,11 +17,12 @@ def main() -> None:
     for path in sorted((HERE / "metrics").glob("*.json")):
         run = json.loads(path.read_text())
         runs[run["family"]].append(run)
+    speed = json.loads((HERE / "speed.json").read_text())
     order = sorted(runs, key=lambda family: mean(runs[family], bits))
-    (HERE / "table.md").write_text(table(runs, order))
+    (HERE / "table.md").write_text(table(runs, order, speed))
     draw_curves(runs, order)
-    draw_trade_off(runs, order)
-    print(table(runs, order))
+    draw_trade_off(runs, order, speed)
+    print(table(runs, order, speed))
 
 
 def bits(run) -> float:
@@ -32,7 +33,7 @@ def mean(runs, value) -> float:
     return statistics.mean(map(value, runs))
 
 
-def table(runs, order) -> str:
+def table(runs, order, speed) -> str:
     """Test bits per byte (mean, lowest and highest of the seeds), speed, memory."""
     lines = [
         "| family | parameters | seeds | test bits per byte | lowest to highest | tokens/s | training step |",
@@ -41,11 +42,10 @@ def table(runs, order) -> str:
     for family in order:
         own = runs[family]
         scores = sorted(map(bits, own))
-        speed = mean(own, lambda run: run["tokens_per_second"])
-        memory = own[0]["step_memory"] / 2**20
+        rate, memory = speed[family]["tokens_per_second"], speed[family]["step_bytes"] / 2**20
         lines.append(
             f"| {family} | {own[0]['parameters']:,} | {len(own)} | {statistics.mean(scores):.3f} | "
-            f"{scores[0]:.3f} to {scores[-1]:.3f} | {speed:,.0f} | {memory:,.0f} MiB |"
+            f"{scores[0]:.3f} to {scores[-1]:.3f} | {rate:,.0f} | {memory:,.0f} MiB |"
         )
     return "\n".join(lines) + "\n"
 
@@ -67,15 +67,15 @@ def draw_curves(runs, order) -> None:
     finish(figure, axes, "curves.png")
 
 
-def draw_trade_off(runs, order) -> None:
+def draw_trade_off(runs, order, speed) -> None:
     """Test bits per byte against speed."""
     figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     for i, family in enumerate(order):
-        speed, score = mean(runs[family], lambda run: run["tokens_per_second"]), mean(runs[family], bits)
+        rate, score = speed[family]["tokens_per_second"], mean(runs[family], bits)
         spread = [[score - min(map(bits, runs[family]))], [max(map(bits, runs[family])) - score]]
-        axes.errorbar([speed], [score], yerr=spread, fmt="o", capsize=3, label=family, color=style(i)["color"])
-        axes.annotate(family, (speed, score), textcoords="offset points", xytext=(6, 4), fontsize=8)
+        axes.errorbar([rate], [score], yerr=spread, fmt="o", capsize=3, label=family, color=style(i)["color"])
+        axes.annotate(family, (rate, score), textcoords="offset points", xytext=(6, 4), fontsize=8)
     axes.set_xlabel("training speed (tokens per second)")
     axes.set_ylabel("bits per byte, beginning of the test split (bars: lowest and highest seed)")
     finish(figure, axes, "speed.png", legend=False)

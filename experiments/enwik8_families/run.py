@@ -4,29 +4,24 @@
   python experiments/enwik8_families/run.py --data=enwik8.xz --families=full,performer --seeds=0 --steps=400
 
 Runs live in --workdir (not committed). Of each finished one, `metrics/FAMILY-SEED.json` keeps the curve, the score of
-the test split's beginning, speed and memory: what report.py reads.
+the test split's beginning: what report.py reads. Speed and memory: speed.py.
 """
 
 import json
 import pathlib
 import runpy
-import statistics
 import sys
 import time
 
 import jax
 
 from effjax import cli
-from effjax.accounting.memory import memory_of
 from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import load_config
 from effjax.training.loop import train
 from effjax.training.metrics import read_rows
-from effjax.training.optimizers import make_optimizer
 from effjax.training.restore import restore_on_all_devices
-from effjax.training.sharding import make_mesh
-from effjax.training.step import jit_train_step
 from effjax.training.workdir import open_workdir
 
 HERE = pathlib.Path(__file__).parent
@@ -70,7 +65,6 @@ def run(name: str, seed: int, args) -> dict:
     _, params, _ = restore_on_all_devices(task, workdir)
     rows = read_rows(open_workdir(workdir) / "metrics.jsonl")
     test = task.evaluate(params, "test", limit=args.test_targets)
-    speeds = [row["train/tokens_per_second"] for row in rows if "train/tokens_per_second" in row]
     return {
         "family": name,
         "seed": seed,
@@ -80,20 +74,10 @@ def run(name: str, seed: int, args) -> dict:
         "test": test,
         "valid": [(row["step"], row["valid/bits_per_byte"]) for row in rows if "valid/bits_per_byte" in row],
         "train": [(row["step"], row["train/bits_per_byte"]) for row in rows if "train/bits_per_byte" in row],
-        "tokens_per_second": statistics.median(speeds),
-        "step_memory": step_memory(task, config),
         "seconds": round(seconds, 1),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
-
-
-def step_memory(task, config) -> int:
-    """Bytes of the compiled training step: state, batch and temporaries."""
-    mesh = make_mesh(config.mesh, jax.devices())
-    step, state, batch = jit_train_step(task, make_optimizer(config), config, mesh)
-    with jax.set_mesh(mesh):
-        return memory_of(step.lower(state, batch).compile()).total
 
 
 if __name__ == "__main__":

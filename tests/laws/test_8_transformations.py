@@ -36,12 +36,7 @@ def test_transformations_agree(layer_loss):
 def test_jit_agrees_with_op_by_op(layer_loss):
     loss, params = layer_loss
     x = tokens((2, LENGTH))
-    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
-    assert relative_rms(loss(params, x), value) <= 1e-5
-    # Along a direction, by central differences of the compiled loss.
-    compiled, direction = jax.jit(loss), tokens((2, LENGTH), seed=1)
-    slope = (compiled(params, x + 1e-2 * direction) - compiled(params, x - 1e-2 * direction)) / 2e-2
-    assert abs(slope / jnp.vdot(gradients[1], direction) - 1) <= 0.05
+    assert relative_rms(loss(params, x), jax.jit(loss)(params, x)) <= 1e-5
 
 
 @pytest.mark.needs("causal")
