@@ -4,7 +4,6 @@ import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -69,16 +68,18 @@ class FeedForward(nn.Module):
         length = 1 if self.dropout_over_time else x.shape[1]
         keep = self.dropout(jnp.ones((x.shape[0], length, self.d_ff), self.dtype), deterministic=deterministic)
         if not self.chunk_size or self.is_initializing():
-            return self.outer(self._activate(self.inner(x), keep))
+            return nn.remat(_from_hidden, prevent_cse=False)(self, self.inner(x), keep)
         # Flax modules cannot be called under a JAX loop: the loop's body gets them unbound, with their variables.
         (inner, inner_variables), (outer, outer_variables) = self.inner.unbind(), self.outer.unbind()
 
         def feed(piece):
-            return outer.apply(outer_variables, self._activate(inner.apply(inner_variables, piece), keep))
+            hidden = ACTIVATIONS[self.activation](inner.apply(inner_variables, piece)) * keep
+            return outer.apply(outer_variables, hidden)
 
         return map_chunks(feed, x, chunk_size=self.chunk_size)
 
-    def _activate(self, hidden, keep):
-        # Left to itself, JAX keeps every step of a gelu for the backward pass: six hidden layers instead of one.
-        activate = lambda hidden, keep: ACTIVATIONS[self.activation](hidden) * keep
-        return jax.checkpoint(activate, prevent_cse=False)(hidden, keep)
+
+def _from_hidden(self, hidden, keep):
+    """What follows the hidden layer, of which the backward pass keeps the activation's input and nothing else: JAX
+    would keep every step of a gelu, six hidden layers instead of one, and what the outer product takes in besides."""
+    return self.outer(ACTIVATIONS[self.activation](hidden) * keep)
