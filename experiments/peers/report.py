@@ -47,31 +47,39 @@ def comparison(rows, size="length") -> str:
 
 def draw(ops, times, memory) -> None:
     """The ratio to the best peer of each case: attention, training steps, memory."""
-    figure = Figure(figsize=(13, 4.2), dpi=120, layout="constrained")
-    panels = (("attention, forward and backward", ops, "length"), ("training step", times, "length"))
-    for i, (title, rows, size) in enumerate((*panels, ("memory of a training step", memory, "blocks"))):
+    figure = Figure(figsize=(13, 4.4), dpi=120, layout="constrained")
+    panels = {"attention, forward and backward": ops, "training step": times, "memory of a training step": memory}
+    families = list(dict.fromkeys(family(case) for rows in panels.values() for case, _ in rows))
+    for i, (title, rows) in enumerate(panels.items()):
         axes = figure.add_subplot(1, 3, i + 1)
-        for number, case in enumerate(dict.fromkeys(case for case, _ in rows)):
-            points = [
-                (n, row["effjax"] / min(value for name, value in row.items() if name != "effjax"))
-                for (other, n), row in rows.items()
-                if other == case and len(row) > 1
-            ]
-            colour = colormaps["tab10"](number)
-            label = re.sub(", .*", "", case)
+        for name in families:
+            points = sorted(
+                (n, row["effjax"] / min(value for peer, value in row.items() if peer != "effjax"))
+                for (case, n), row in rows.items()
+                if family(case) == name and len(row) > 1
+            )
             if points:
-                axes.plot(*zip(*sorted(points)), marker="o", markersize=4, label=label, color=colour)
+                style = dict(marker="o", markersize=4, color=colormaps["tab10"](families.index(name)))
+                axes.plot(*zip(*points), label=name if i == 0 else None, **style)
         axes.axhline(1.0, color="0.5", linewidth=1)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log", base=2)
-        axes.set_xlabel(size)
+        axes.set_xticks(sorted({n for _, n in rows}))
+        axes.xaxis.set_major_formatter(lambda n, _: f"{n:,.0f}")
+        axes.yaxis.set_major_formatter(lambda ratio, _: f"{ratio:.3g}")
+        axes.set_xlabel("blocks" if rows is memory else "length")
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
     figure.axes[0].set_ylabel("effjax / best peer (below 1: effjax needs less)")
+    figure.legend(loc="outside lower center", ncols=len(families), frameon=False, fontsize=9)
     with open(HERE / "ratios.png", "wb") as file:
         FigureCanvasAgg(figure).print_png(file)
+
+
+def family(case: str) -> str:
+    """A case without its sizes."""
+    return re.sub(r"[ ,]+\d.*", "", case)
 
 
 if __name__ == "__main__":
