@@ -41,6 +41,20 @@ def test_a_family_that_fails_is_reported_and_the_others_go_on():
     assert "MemoryError" in result.problem and "more than 10 B" in result.problem
 
 
+@pytest.mark.slow
+def test_every_family_can_be_measured():
+    results = compare(FAMILIES, [128], shapes=Shapes(d_model=16, n_heads=2, head_dim=8), train=True, repeats=1)
+    assert {result.family: result.problem for result in results} == dict.fromkeys(FAMILIES)
+    errors = {result.family: result.error for result in results}
+    # Within their reach these are exact attention, over the past or towards both sides.
+    for name in ("full", "full_both_sides", "local", "window", "big_bird"):
+        assert errors[name] < 1e-5, name
+    # These estimate it, or see less of it.
+    for name in ("performer", "linformer", "nystromformer", "strided", "fixed", "log_sparse"):
+        assert 1e-3 < errors[name] < 3, name
+    assert errors["light_conv"] is None  # no queries to share
+
+
 def test_the_crossing_lies_between_the_lengths_where_it_happens():
     def results(family, seconds):
         return [Result(family, length, seconds=s) for length, s in zip((1024, 2048, 4096), seconds)]

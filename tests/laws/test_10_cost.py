@@ -38,11 +38,9 @@ def flops(family, length):
     return count_flops(gradient_of(layer), params, inputs(length), platform="cpu")
 
 
-def test_cost_of_twice_the_length(family):
+def test_memory_is_linear_in_the_length(family):
     short, long = (temporaries(family, length) for length in (2048, 4096))
     assert short > 0 and long <= GROWTH[family.memory][1] * short
-    low, high = GROWTH[family.growth]
-    assert low <= flops(family, 4096) / flops(family, 2048) <= high
 
 
 @pytest.mark.slow
