@@ -8,16 +8,23 @@ from effjax import cli, evaluate, generate
 from effjax.tasks import make_task
 from effjax.training.config import load_config
 from effjax.training.loop import train
+from tests import test_performer, test_reformer, test_sparse_transformer, test_transformer_xl
 
-NAMES = ("adaptive_span_text8", "performer_text8", "reformer_text8", "sparse_transformer_text8", "transformer_xl_text8")
-SMALL = {"steps": 2, "log_every": 1, "eval.limit": 200, "eval.test": False, "sample.length": 0}
+SIZES = {
+    "adaptive_span_text8": {},
+    "performer_text8": test_performer.SMALL,
+    "reformer_text8": test_reformer.SMALL,
+    "sparse_transformer_text8": test_sparse_transformer.SMALL,
+    "transformer_xl_text8": test_transformer_xl.SMALL,
+}
+SMALL = {"steps": 2, "log_every": 1, "eval.every": 2, "eval.limit": 200, "eval.test": False, "sample.length": 0}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SIZES)
 def test_trains_scores_and_generates(name, tmp_path, capsys):
     config = load_config(f"configs/{name}.py:tiny")
-    config.update_from_flattened_dict(SMALL)
+    config.update_from_flattened_dict(SIZES[name] | SMALL)
     train(make_task(config), config, str(tmp_path))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
