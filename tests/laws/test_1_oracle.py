@@ -15,6 +15,7 @@ RULES = {
     "causal": dict(causal=True),
     "both_sides": dict(causal=False),
     "padded": dict(causal=False, padding_mask=PADDING),
+    "packed": dict(causal=True, segment_ids=SEGMENTS),
     "packed_and_padded": dict(causal=True, padding_mask=PADDING, segment_ids=SEGMENTS),
     "packed_and_padded_both_sides": dict(causal=False, padding_mask=PADDING, segment_ids=SEGMENTS),
 }

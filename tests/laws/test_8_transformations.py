@@ -36,7 +36,10 @@ def test_transformations_agree(layer_loss):
 def test_jit_agrees_with_op_by_op(layer_loss):
     loss, params = layer_loss
     x = tokens((2, LENGTH))
-    assert relative_rms(loss(params, x), jax.jit(loss)(params, x)) <= 1e-5
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(params, x)
+    assert relative_rms(loss(params, x), value) <= 1e-5
+    mapped = jax.jit(jax.vmap(jax.grad(loss, argnums=(0, 1)), (None, 0)))(params, x[None])
+    assert relative_rms(jax.tree.map(lambda leaf: leaf[0], mapped), gradients) <= 1e-5
 
 
 @pytest.mark.needs("causal")
