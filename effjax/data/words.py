@@ -100,8 +100,8 @@ class WordVocabulary:
         ids = np.asarray(ids)
         if ids.size and not 0 <= ids.min() <= ids.max() < self.size:
             raise ValueError(f"ids in [{ids.min()}, {ids.max()}]; vocabulary {self.name!r} allows [0, {self.size - 1}]")
-        self.codes  # noqa: B018 - says so where the words are not known
-        words = (self.words[index] for index in ids.ravel().tolist())
+        known = list(self.codes)  # in the order of the ids; an error where the words are not known
+        words = (known[index] for index in ids.ravel().tolist())
         return " ".join("\n" if word == END_OF_LINE else word for word in words).encode()
 
 
