@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model, or continue training it",
     "evaluate": "score a checkpoint",
     "generate": "generate text from a checkpoint",
+    "predict": "apply a checkpoint to a document, a series, a sound file or a sentence",
     "compare": "time, memory, FLOPs and error of the families, side by side at equal shapes",
     "visualize": "draw who attends to whom, and what a model has learned about that",
     "plan": "count parameters, FLOPs and memory of a configuration; no device is touched",

@@ -1,8 +1,10 @@
 """What all tasks have in common: one task becomes another as training goes on."""
 
-from typing import Self
+from typing import Any, Self
 
 import jax
+
+from effjax.errors import UserError
 
 
 class Task:
@@ -53,3 +55,20 @@ class Task:
         optimizer; `step` counts the updates before this one, `key` is the step's."""
         del step, key
         return params
+
+    def predict(self, params, source: str, *, key: jax.Array) -> dict[str, Any]:
+        """What the model makes of one input, for `effjax.predict`.
+
+        Args:
+          params: parameters.
+          source: a file, or the text itself.
+          key: PRNG key of what is drawn.
+
+        Returns:
+          What JSON can hold; `text` is what is printed for people.
+
+        Raises:
+          UserError: an input that cannot be read, or a task that has none.
+        """
+        del params, source, key
+        raise UserError(f"config.task={self.config.task!r} predicts nothing of one input; see effjax.generate")

@@ -70,8 +70,11 @@ AT_LEAST_ONE = ("steps", "batch_size", "accumulate", "log_every", "max_bad_steps
 
 
 def base_config() -> ConfigDict:
-    """Every field at its default; `model` is empty, an experiment fills it. Locked: a misspelt field is an error."""
-    fields = {"model": {}}
+    """Every field at its default; `model`, and `options` of tasks that have some, are empty: an experiment fills them.
+
+    Locked: a misspelt field is an error.
+    """
+    fields = {"model": {}, "options": {}}
     for key, default, _ in FIELDS:
         *groups, name = key.split(".")
         group = fields
