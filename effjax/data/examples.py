@@ -1,4 +1,4 @@
-"""Shuffled examples of a finite set, and all of them in order: for tasks whose data are documents, series or sentences."""
+"""Shuffled examples of a finite set, and all of them in order, for tasks of documents, series or sentences."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -73,7 +73,7 @@ def scoring_examples(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Every example once and in order, with `example_weights` float32 `[b]`: 0 for the rows that fill up the last batch.
+    """Every example once and in order; `example_weights` `[b]`, float32, are 0 in rows that fill up the last batch.
 
     Args:
       examples: what to score.

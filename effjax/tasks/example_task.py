@@ -38,8 +38,8 @@ class ExampleTask(Task):
         raise NotImplementedError
 
     def loss(self, params, batch, carry=(), *, key=None, deterministic: bool = True):
-        """`(loss, (metrics, carry))`: metrics are sums and weights, `{name: (sum, weight)}`, whose weights leave out the
-        rows where `batch["example_weights"]` (in scoring) is 0."""
+        """`(loss, (metrics, carry))`: metrics are sums and weights, `{name: (sum, weight)}`, which leave out the rows
+        where `batch["example_weights"]` (in scoring) is 0."""
         raise NotImplementedError
 
     def report(self, metrics: dict[str, float], split: str = "train") -> dict[str, float]:
