@@ -22,4 +22,10 @@ def make_task(config):
         from effjax.tasks.masked_language_modelling import MaskedLanguageModelling
 
         return MaskedLanguageModelling(config)
-    raise UserError(f"config.task={config.task!r}; 'language_modelling' or 'masked_language_modelling' is allowed")
+    if config.task == "forecasting":
+        from effjax.tasks.forecasting import Forecasting
+
+        return Forecasting(config)
+    raise UserError(
+        f"config.task={config.task!r}; 'language_modelling', 'masked_language_modelling' or 'forecasting' is allowed"
+    )
