@@ -56,9 +56,7 @@ def step_of(times: np.ndarray, origin: str) -> str:
     if len(times) < 2:
         raise UserError(f"{origin}: {len(times)} rows; at least 2 are needed to see how far apart they are")
     steps = (*STEPS, "business_day")
-    likely = [
-        step for step in steps if times_from(times[0], step, 2)[1] == times[1]
-    ]  # some days look like working days
+    likely = [step for step in steps if times_from(times[0], step, 2)[1] == times[1]]  # days may be working days
     if not likely:
         allowed = ", ".join(steps)
         raise UserError(f"{origin}: rows 1 and 2 are {times[1] - times[0]} apart; one of {allowed} is allowed")

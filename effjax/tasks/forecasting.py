@@ -266,7 +266,8 @@ class Forecasting(ExampleTask):
         step, names = known_series(data.name, path=data.path or None)
         found = read_csv(read_archive(source), source, name="input", step=step)
         if found.step != step:
-            raise UserError(f"{source}: rows are a {found.step} apart, those of {data.name} a {step}")
+            apart = [("an " if name == "hour" else "a ") + name.replace("_", " ") for name in (found.step, step)]
+            raise UserError(f"{source}: rows are {apart[0]} apart, those of {data.name} are {apart[1]}")
         n = len(found.times[0])
         if n < self.context:
             raise UserError(

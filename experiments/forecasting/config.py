@@ -1,8 +1,8 @@
 """One small model on three data sets: `config.py:DATA-MODEL`, such as etth1-full or m4_hourly-log_sparse_6.
 
 Everything but the attention is the same: 2 layers of width 32, 4 heads of 8, Gaussian forecasts, the same windows in
-the same order for a seed. The protocols are those of configs/logsparse_forecasting.py, but that etth1 is forecast every eighth day
-of its test months.
+the same order for a seed. The protocols are those of configs/logsparse_forecasting.py, but that etth1 is forecast every
+eighth day of its test months.
 """
 
 import pathlib
