@@ -3,8 +3,8 @@
 Presets, `--config=configs/led_arxiv.py:PRESET`:
 
 - none: the large model, 12+12 layers, 1024/4096, 16 heads, 459,847,769 parameters; a window of 512 to either side over
-  16,384 tokens, the first of which is global; a decoder that attends fully. Number to expect: ROUGE-1/2/L of 46.63/19.62/41.83 with BART's
-  weights to start from, which are not loaded here.
+  16,384 tokens, the first of which is global; a decoder that attends fully. Number to expect: ROUGE-1/2/L of
+  46.63/19.62/41.83 with BART's weights to start from, which are not loaded here.
 - base: 6+6 layers, 768/3072, 12 heads; 161,891,673 parameters.
 - tiny: two layers on the toy documents that ship with the package, for tests and first steps.
 
@@ -12,8 +12,9 @@ Presets, `--config=configs/led_arxiv.py:PRESET`:
       python -m effjax.predict --workdir=runs/led article.txt
 
 Not trained here: the corpus (TensorFlow Datasets' `scientific_papers/arxiv`) is not at hand. Learned positions, gelu
-and post-norm blocks are BART's; it has a norm behind the embeddings and other byte pairs, and is fine-tuned from weights
-that were pre-trained. Optimizer: the authors' script (3e-5 after 1,000 steps, batch 16, 5 epochs of 203,037 articles).
+and post-norm blocks are BART's; it has a norm behind the embeddings and other byte pairs, and is fine-tuned from
+weights that were pre-trained. Optimizer: the authors' script (3e-5 after 1,000 steps, batch 16, 5 epochs of 203,037
+articles).
 """
 
 from effjax.errors import UserError

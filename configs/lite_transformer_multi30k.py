@@ -3,8 +3,8 @@ r"""Lite Transformer and Transformer at equal mult-adds on Multi30k, German to E
 Presets, `--config=configs/lite_transformer_multi30k.py:PRESET`, with `--config.data.path=` the archive or folder of
 Multi30k's task 1 (`raw/train.de.gz`, …):
 
-- none: Lite Transformer, 3+3 layers of width 112.
-- transformer: attention of full width and feed-forward networks four times as wide, 3+3 layers of width 72.
+- none: Lite Transformer, 3+3 layers of width 96.
+- transformer: attention of full width and feed-forward networks four times as wide, 3+3 layers of width 64.
 - tiny: two layers on the toy sentences that ship with the package, for tests and first steps.
 
       python -m effjax.train --config=configs/lite_transformer_multi30k.py --config.data.path=multi30k_task1.tar.xz \
@@ -36,8 +36,8 @@ def get_config(preset: str = ""):
     config.options.decode = ("test", "test_2017", "test_2017_coco", "test_2018")
     if preset == "tiny":
         return config.lock()
-    config.data.update(name="multi30k", vocabulary="bpe:3000")
-    config.steps = 2500
+    config.data.update(name="multi30k", vocabulary="bpe:2000")
+    config.steps = 1200
     config.batch_size = 32
     common = {name: config.model[name] for name in ("norm", "norm_epsilon")}
     if preset == "transformer":
@@ -45,10 +45,10 @@ def get_config(preset: str = ""):
         for side in (config.model.encoder, config.model.decoder):
             side.n_layers = LAYERS
             side.full.use_bias = True
-        width, config.model.d_ff = 72, 288
+        width, config.model.d_ff = 64, 256
         config.model.update(n_heads=4, head_dim=width // 4)
     else:
-        width, config.model.d_ff = 112, 112
+        width, config.model.d_ff = 96, 96
         config.model.update(n_heads=4, head_dim=width // 8)
         for side in (config.model.encoder, config.model.decoder):
             side.update(pattern=("lsra",) * LAYERS, n_layers=LAYERS)

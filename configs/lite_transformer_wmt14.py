@@ -16,10 +16,10 @@ German is `--config.options.target=de`; the paper's figures for it (26.5, 25.6, 
 warm-up of 10,000 steps and 32K byte pairs.
 
 Settings are those of the authors' files: half of the channels attend, half pass a gated dynamic convolution of 3, 7,
-15, 31, 31, 31 taps; feed-forward networks as wide as the model; post-norm; a cosine of 50,000 updates of 524K tokens, with
-one vocabulary for both languages. What differs: sentences are packed into rows of 256 tokens, byte pairs are learned
-from plain text instead of Moses' tokens, and the rate warms up from 0 instead of 1e-7. The authors score the best
-checkpoint, `--checkpoint=best`.
+15, 31, 31, 31 taps; feed-forward networks as wide as the model; post-norm; a cosine of 50,000 updates of 524K tokens,
+with one vocabulary for both languages. What differs: sentences are packed into rows of 256 tokens, byte pairs are
+learned from plain text instead of Moses' tokens, and the rate warms up from 0 instead of 1e-7. The authors score the
+best checkpoint, `--checkpoint=best`.
 """
 
 import math
