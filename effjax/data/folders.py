@@ -11,6 +11,7 @@ from effjax.data.archives import DAMAGE
 from effjax.errors import UserError
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz")
+UNPACK = {".gz": gzip.decompress, ".xz": lzma.decompress}
 
 
 class Folder:
@@ -29,15 +30,17 @@ class Folder:
         self.path = epath.Path(path).expanduser()
         self._archive = None
         if self.path.is_dir():
-            self.names = sorted(str(file.relative_to(self.path)) for file in self.path.rglob("*") if file.is_file())
+            self.names = sorted(_files_below(self.path, ""))
             return
         if not self.path.exists():
             raise UserError(f"{self.path}: there is no such archive or folder")
         if not self.path.name.endswith(TARS):
             raise UserError(f"{self.path} is neither a folder nor an archive ({', '.join(TARS)})")
         try:
-            # As a whole, since an archive cut short shows it only at its end.
-            with tarfile.open(fileobj=io.BytesIO(self.path.read_bytes())) as archive:
+            # Unpacked as a whole: an archive cut short may show it only behind the last file.
+            packed = ".gz" if self.path.suffix == ".tgz" else self.path.suffix
+            data = UNPACK.get(packed, bytes)(self.path.read_bytes())
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
                 files = [member for member in archive.getmembers() if member.isfile()]
                 self._archive = {member.name: archive.extractfile(member).read() for member in files}
         except (*DAMAGE, tarfile.TarError, OSError) as error:
@@ -61,8 +64,7 @@ class Folder:
             raise UserError(f"{self.path}: there is no file {name} (nor {name}.gz)")
         try:
             data = (self.path / found).read_bytes() if self._archive is None else self._archive[found]
-            unpack = {".gz": gzip.decompress, ".xz": lzma.decompress}.get(epath.Path(found).suffix, bytes)
-            return unpack(data)
+            return UNPACK.get(epath.Path(found).suffix, bytes)(data)
         except (*DAMAGE, OSError) as error:
             raise UserError(f"{self.path}: {found} is truncated or corrupt: {error}") from error
 
@@ -78,6 +80,15 @@ class Folder:
         except UnicodeDecodeError:
             number = next(i for i, line in enumerate(lines, 1) if not _is_utf8(line))
             raise UserError(f"{self.path}: line {number} of {name} is no UTF-8") from None
+
+
+def _files_below(folder, prefix):
+    """The paths of all files of a folder, from there."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _files_below(entry, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name
 
 
 def _is_utf8(line: bytes) -> bool:

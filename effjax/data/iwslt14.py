@@ -53,7 +53,7 @@ def load(folder: Folder, source: str, target: str) -> Splits:
 def tidy(line: str) -> str:
     """A sentence of a training file; nothing of a line of markup."""
     line = line.strip()
-    if re.match(r"<(url|talkid|keywords|speaker|reviewer|translator|description|title|doc|/doc)\b", line):
+    if re.match(r"<(url|talkid|keywords|speaker|reviewer|translator)\b", line):
         line = ""
     return re.sub(r"</?(title|description)>", "", line)
 
