@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 VERSION = re.search(r'__version__ = "(.+)"', pathlib.Path("effjax/__init__.py").read_text())[1]
 TPU = ["jax[tpu]>=0.10"]  # libtpu: to run on TPUs, and to compile for them anywhere
 
+TRANSLATION = ["tokenizers>=0.21", "sacrebleu>=2.5", "rouge-score>=0.1.2"]  # byte pairs, BLEU, ROUGE
+
 setup(
     name="effjax",
     version=VERSION,
@@ -36,7 +38,8 @@ setup(
         "tpu": TPU,
         "gpu": ["jax[cuda12]>=0.10"],
         "gcs": ["etils[epath-gcs]"],  # gs:// working directories and data
-        "test": [*TPU, "pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", "ruff~=0.17.0"],
+        "translation": TRANSLATION,
+        "test": [*TPU, *TRANSLATION, "pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", "ruff~=0.17.0"],
     },
     entry_points={"console_scripts": ["effjax=effjax.cli:main"]},
 )

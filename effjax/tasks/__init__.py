@@ -7,6 +7,8 @@ A task owns its data, its model and its measure; the training loop knows it by t
 
 from effjax.errors import UserError
 
+TASKS = ("language_modelling", "masked_language_modelling", "translation", "summarisation")
+
 
 def make_task(config):
     """The task that `config.task` names, built from the whole configuration.
@@ -22,4 +24,12 @@ def make_task(config):
         from effjax.tasks.masked_language_modelling import MaskedLanguageModelling
 
         return MaskedLanguageModelling(config)
-    raise UserError(f"config.task={config.task!r}; 'language_modelling' or 'masked_language_modelling' is allowed")
+    if config.task == "translation":
+        from effjax.tasks.translation import Translation
+
+        return Translation(config)
+    if config.task == "summarisation":
+        from effjax.tasks.summarisation import Summarisation
+
+        return Summarisation(config)
+    raise UserError(f"config.task={config.task!r}; {', '.join(TASKS)} are there")

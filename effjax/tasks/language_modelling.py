@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from effjax.accounting.mult_adds import mult_adds
 from effjax.data import load_corpus
 from effjax.data.placement import BATCH, global_rows, reader_share
 from effjax.data.scoring import scoring_batches, scoring_streams
@@ -326,6 +327,9 @@ class LanguageModelling(Task):
     def generation_state(self, length: int):
         """What generating one stream of `length` tokens keeps in memory."""
         return self.model.initial_state(1, self.model.dtype, max_length=length)
+
+    def mult_adds(self) -> dict[str, float]:
+        return {"30 tokens": mult_adds(self.model, 30)}
 
     def encode_prompt(self, prompt: str) -> np.ndarray:
         """The ids of a prompt, whatever bytes the command line took it from."""
