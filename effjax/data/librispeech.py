@@ -91,8 +91,8 @@ def _from_tfds() -> dict[str, list[Utterance]]:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
             "librispeech could not be read through TensorFlow Datasets: prepare it once with "
-            "tfds.builder('librispeech', file_format='array_record').download_and_prepare(), or give --config.data.path="
-            f" with the folder of its flac archives ({reason})"
+            "tfds.builder('librispeech', file_format='array_record').download_and_prepare(), or give the folder of its "
+            f"flac archives, --config.data.path= ({reason})"
         ) from error
     return {split: [_record(source, i) for i in range(len(source))] for split, source in sources.items()}
 

@@ -19,8 +19,8 @@ STRINGS = {"train": 3000, "valid": 200, "test": 300}  # an epoch, and the string
 
 
 class DigitStrings:
-    """Strings of digits, `effjax.data.examples.Examples`: those of a training batch are drawn anew each time, those that
-    are scored are functions of their number.
+    """Strings of digits as examples: those of a training batch are drawn anew each time, those that are scored are
+    functions of their number.
 
     Args:
       recordings: samples by speaker and digit.

@@ -108,8 +108,9 @@ def _grown(prefixes, frame, likely):
         grown[prefix] = np.logaddexp(in_blank, both + frame[BLANK]), in_label
         for symbol in likely:
             before = blank if prefix and symbol == prefix[-1] else both  # equal labels need a blank between
-            in_blank, in_label = grown[(*prefix, symbol)]
-            grown[(*prefix, symbol)] = in_blank, np.logaddexp(in_label, before + frame[symbol])
+            if before > -math.inf:
+                in_blank, in_label = grown[(*prefix, symbol)]
+                grown[(*prefix, symbol)] = in_blank, np.logaddexp(in_label, before + frame[symbol])
     return grown
 
 
