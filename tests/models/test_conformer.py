@@ -37,15 +37,18 @@ def frames(length=37, rows=3):
 
 
 @functools.partial(jax.jit, static_argnames=("model", "train"))
-def encode(model, x, mask, train=False):
+def run(made, model, x, mask, train):
     def loss(x):
-        (y, real, _), new = model.apply(
-            variables(), x, padding_mask=mask, deterministic=not train, mutable=["batch_stats"]
-        )
+        (y, real, _), new = model.apply(made, x, padding_mask=mask, deterministic=not train, mutable=["batch_stats"])
         return jnp.sum(jnp.sin(y)), (y, real, new["batch_stats"])
 
     gradient, results = jax.grad(loss, has_aux=True)(x)
     return gradient, *results
+
+
+def encode(model, x, mask, train=False):
+    """Gradient of the inputs, outputs, which of them are real, statistics."""
+    return run(variables(), model, x, mask, train=train)
 
 
 @pytest.mark.parametrize(
