@@ -60,10 +60,11 @@ class Task:
         del adapted
         return self
 
-    def after_update(self, params, *, step, key):
-        """Parameters after the layers' own rules (bounds, random features drawn anew), which follow every update of the
-        optimizer; `step` counts the updates before this one, `key` is the step's."""
-        del step, key
+    def after_update(self, params, *, step, key, carry):
+        """Parameters after the layers' own rules (bounds, random features drawn anew, statistics of the batch), which
+        follow every update of the optimizer; `step` counts the updates before this one, `key` is the step's, `carry`
+        what the loss handed on, stacked over the pieces of an accumulated step."""
+        del step, key, carry
         return params
 
     def mult_adds(self) -> dict[str, float]:
