@@ -22,4 +22,10 @@ def make_task(config):
         from effjax.tasks.masked_language_modelling import MaskedLanguageModelling
 
         return MaskedLanguageModelling(config)
-    raise UserError(f"config.task={config.task!r}; 'language_modelling' or 'masked_language_modelling' is allowed")
+    if config.task == "classification":
+        from effjax.tasks.classification import Classification
+
+        return Classification(config)
+    raise UserError(
+        f"config.task={config.task!r}; 'language_modelling', 'masked_language_modelling' or 'classification' is allowed"
+    )
