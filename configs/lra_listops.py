@@ -4,8 +4,8 @@ Presets, `--config=configs/lra_listops.py:PRESET`; `--config.mixer=` as in `conf
 
 - none: the public code's hyper-parameters: 4 layers, 512/1024, 8 heads, 2,000 tokens, 5,000 steps of 32. Not trained
   here; experiments/lra has runs at a small budget.
-- paper: as its text says: 6 layers, 512/2048. Published, accuracy: Transformer 36.37, Longformer 35.63, Linformer 35.70,
-  Performer 18.01, Reformer 37.27, Sparse Transformer 17.07, BigBird 36.05. Not trained here.
+- paper: as its text says: 6 layers, 512/2048. Published, accuracy: Transformer 36.37, Longformer 35.63, Linformer
+  35.70, Performer 18.01, Reformer 37.27, Sparse Transformer 17.07, BigBird 36.05. Not trained here.
 - tiny: shallow lists of 20 to 120 tokens, for tests and first steps.
 
       python -m effjax.train --config=configs/lra_listops.py:tiny --workdir=runs/listops

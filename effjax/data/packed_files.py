@@ -25,10 +25,9 @@ def packed_files(path: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str
     """
     place = epath.Path(path).expanduser()
     if place.is_dir():
-        root = len(str(place)) + 1
-        for file in sorted(file for file in place.rglob("*") if not file.is_dir()):
-            if wanted(name := str(file)[root:]):
-                yield name, file.read_bytes()
+        for name in _below(place, ""):
+            if wanted(name):
+                yield name, (place / name).read_bytes()
         return
     if not place.exists():
         raise UserError(f"{place}: there is no such file or folder")
@@ -49,3 +48,12 @@ def packed_files(path: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str
                         last = entry.name
     except (*DAMAGE, tarfile.TarError, OSError) as error:
         raise UserError(f"{place} is truncated or corrupt after {last}: {error}") from error
+
+
+def _below(folder: epath.Path, prefix: str) -> Iterator[str]:
+    """The files in a folder and in those below it."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _below(entry, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name
