@@ -4,8 +4,8 @@ Presets, `--config=configs/lra_image.py:PRESET`; `--config.mixer=` as in `config
 
 - none: the public code's Transformer: 1 layer, 128/128, 8 heads of 8, dropout 0.3, learned positions, 35,000 steps of
   256 (200 epochs), cosine. The code has a size of its own for each model; here all mixers get the Transformer's. The
-  paper's text has no other size. Published, accuracy: Transformer 42.44, Longformer 42.22, Linformer 38.56, Performer 42.77,
-  Reformer 38.07, Sparse Transformer 44.24, BigBird 40.83. Not run.
+  paper's text has no other size. Published, accuracy: Transformer 42.44, Longformer 42.22, Linformer 38.56,
+  Performer 42.77, Reformer 38.07, Sparse Transformer 44.24, BigBird 40.83. Not run.
 - tiny: 2 layers, 64/128, the same pixels, for tests.
 
       python -m effjax.train --config=configs/lra_image.py --workdir=runs/image

@@ -1,4 +1,4 @@
-"""Hyperpartisan news by article (SemEval-2019 task 4): a folder or archive with `articles-*.xml` and `ground-truth-*.xml`.
+"""Hyperpartisan news by article (SemEval-2019 task 4): a folder or archive of `articles-*.xml`, `ground-truth-*.xml`.
 
 The 645 labelled articles have no published split into train, valid and test: `options.fold` of `options.folds` parts is
 the test split, and of the others a share the valid one. Each part has as many articles of each class as the others.

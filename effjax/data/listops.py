@@ -29,7 +29,7 @@ def vocab_size(config) -> int:
 
 
 def encode(config, text: bytes) -> np.ndarray:
-    """The ids of an expression such as `[MAX 2 9 [MIN 4 7 ] 0 ]`; round brackets, as in the official files, say nothing.
+    """The ids of an expression such as `[MAX 2 9 [MIN 4 7 ] 0 ]`; round brackets, as in the files, say nothing.
 
     Raises:
       UserError: something else in it.

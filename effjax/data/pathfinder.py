@@ -45,7 +45,7 @@ def load(config) -> dict[str, Labelled]:
     options, path = config.options, config.data.path
     if not path:
         raise UserError(
-            "Pathfinder is generated pictures of no TensorFlow Dataset: give --config.data.path=, the folder or archive "
+            "Pathfinder is no TensorFlow Dataset: give --config.data.path=, the folder or archive "
             f"of the arena's release with pathfinder{options.side}/"
         )
     if options.difficulty not in DIFFICULTIES:

@@ -64,7 +64,7 @@ def apart(documents: np.ndarray, position: np.ndarray) -> dict[str, np.ndarray]:
       position: of each input in the text, `[b, T]`; its target is the next one.
 
     Returns:
-      `segment_ids`, int32, the number of each input's document, and `weights`, float32, 0 where the target is another's.
+      `segment_ids`, int32, the number of each input's document; `weights`, float32, 0 where the target is another's.
     """
     document = np.searchsorted(documents, position, side="right") - 1
     ahead = np.searchsorted(documents, position + 1, side="right") - 1
