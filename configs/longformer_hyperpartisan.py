@@ -5,8 +5,8 @@ Presets, `--config=configs/longformer_hyperpartisan.py:PRESET`:
 - none: the paper's sizes, 12 layers, 768/3072, 12 heads, windows of 256 to either side, 4,096 tokens, the first of them
   global. Not trained here. Published, from RoBERTa's weights, in RoBERTa's word pieces, on one split: F1 94.8.
 - pretrain: the same encoder as a masked language model, whose run the first preset starts from (`options.init_from`).
-- small, small_pretrain: 2 layers, 128/256, windows of 32, 1,024 words; experiments/hyperpartisan has their scores.
-- tiny, tiny_pretrain: 2 layers, 64/128, 256 words, for tests and first steps; tiny_pretrain reads the enwik8 sample.
+- small, small_pretrain: 2 layers, 64/128, windows of 32, 512 words; experiments/hyperpartisan has their scores.
+- tiny, tiny_pretrain: the same over 256 words, for tests and first steps; tiny_pretrain reads the enwik8 sample.
 
       python -m effjax.train --config=configs/longformer_hyperpartisan.py:small_pretrain --workdir=runs/masked \
         --config.data.path=enwik8.zip
@@ -27,7 +27,7 @@ from effjax.training.config import base_config
 
 SIZES = {  # width, feed-forward, heads, layers, one side of the window, tokens, ids of words
     "": (768, 3072, 12, 12, 256, 4096, 50_265),
-    "small": (128, 256, 4, 2, 32, 1024, 8192),
+    "small": (64, 128, 2, 2, 32, 512, 4096),
     "tiny": (64, 128, 2, 2, 16, 256, 2048),
 }
 PRESETS = ("", "pretrain", "small", "small_pretrain", "tiny", "tiny_pretrain")
@@ -60,7 +60,7 @@ def pretrain(config, size):
     config.data.name = "enwik8_sample" if size == "tiny" else "enwik8"
     config.steps, config.batch_size, rate, warmup = {
         "": (65_000, 64, 3e-5, 500),
-        "small": (400, 4, 1e-3, 40),
+        "small": (300, 4, 2e-3, 30),
         "tiny": (200, 4, 1e-3, 20),
     }[size]
     config.model.loss_chunk_size = 512 if size == "" else 0
@@ -78,7 +78,7 @@ def classify(config, size):
     config.options = classification_options("hyperpartisan")
     config.steps, config.batch_size, rate, warmup = {
         "": (260, 32, 3e-5, 26),
-        "small": (100, 8, 5e-4, 20),
+        "small": (120, 8, 1e-3, 12),
         "tiny": (100, 8, 1e-3, 10),
     }[size]
     config.optimizer.update(learning_rate=rate, warmup=warmup)

@@ -189,7 +189,7 @@ class Classification(ExampleTask):
             row, kept = np.zeros((1, length), np.int32), document[:length]
             row[0, : len(kept)] = kept
             batch |= {ids: row, mask: np.arange(length)[None] < len(kept)}
-        probabilities = np.asarray(jax.nn.softmax(self._scores(params, batch)[0]), np.float64)
+        probabilities = np.asarray(jax.nn.softmax(self.scores(params, batch)[0]), np.float64)
         best = int(np.argmax(probabilities))
         return {
             "text": f"{self.classes[best]} ({probabilities[best]:.1%})",
@@ -199,7 +199,8 @@ class Classification(ExampleTask):
         }
 
     @functools.cached_property
-    def _scores(self):
+    def scores(self):
+        """Compiled: scores of the classes, `[B, C]`, of parameters and a batch."""
         return jax.jit(lambda params, batch: self.logits(params, batch)[0])
 
 
