@@ -38,9 +38,13 @@ setup(
         "tpu": TPU,
         "gpu": ["jax[cuda12]>=0.10"],
         "gcs": ["etils[epath-gcs]"],  # gs:// working directories and data
+<<<<<<< HEAD
         "speech": SPEECH,
         "translation": TRANSLATION,
         "test": [*TPU, *SPEECH, *TRANSLATION, "pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", "ruff~=0.17.0"],
+=======
+        "test": [*TPU, "gluonts>=0.16", "pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", "ruff~=0.17.0"],
+>>>>>>> forecasting
     },
     entry_points={"console_scripts": ["effjax=effjax.cli:main"]},
 )
