@@ -38,13 +38,13 @@ setup(
         "tpu": TPU,
         "gpu": ["jax[cuda12]>=0.10"],
         "gcs": ["etils[epath-gcs]"],  # gs:// working directories and data
-<<<<<<< HEAD
         "speech": SPEECH,
         "translation": TRANSLATION,
-        "test": [*TPU, *SPEECH, *TRANSLATION, "pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", "ruff~=0.17.0"],
-=======
-        "test": [*TPU, "gluonts>=0.16", "pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", "ruff~=0.17.0"],
->>>>>>> forecasting
+        "test": [
+            *(*TPU, *SPEECH, *TRANSLATION),
+            "gluonts>=0.16",  # its quantile losses, beside ours
+            *("pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", "ruff~=0.17.0"),
+        ],
     },
     entry_points={"console_scripts": ["effjax=effjax.cli:main"]},
 )
