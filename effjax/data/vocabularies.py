@@ -8,6 +8,7 @@
 | `newline_eos` | 205 | enwik8's bytes in ascending order, newline is `<eos>` | adaptive span |
 | `text8` | 27 | space, then a to z | Transformer-XL |
 | `text8_eos` | 28 | space, a to z, `<eos>` | adaptive span |
+| `ids:N` | N | numbers whose text is not known here, such as those of an imported model's tokenizer | |
 | `words:N` | N | `<eos>`, then words of the training text by frequency | Transformer-XL on WikiText-103, N = 267,735 |
 
 The orders of bytes are fixed here, so that no corpus has to be read to know an id; the originals count frequencies,
@@ -119,6 +120,41 @@ class Vocabulary:
         return b"".join(self.symbols[index] for index in ids.ravel().tolist())
 
 
+@dataclass(frozen=True)
+class IdVocabulary:
+    """Ids of a tokenizer that is not known here: a model has as many, and no text can be read or written with them.
+
+    Args:
+      size: number of ids.
+    """
+
+    size: int
+
+    learned: ClassVar[bool] = False
+    drops_bytes: ClassVar[bool] = True  # an id is no byte
+    dtype: ClassVar[np.dtype] = np.dtype(np.int32)
+
+    @property
+    def name(self) -> str:
+        """As in the configuration."""
+        return f"ids:{self.size}"
+
+    def encode(self, text: bytes, *, end_of_file: bool = False) -> np.ndarray:
+        """Raises UserError: which id stands for what, nobody has said."""
+        raise UserError(
+            f"the vocabulary {self.name} is that of a tokenizer elsewhere, and reads no text; its model takes ids in "
+            "Python (effjax.load_model), and text under --config.data.vocabulary of the same size"
+        )
+
+    def count(self, text: bytes) -> int:
+        """As `encode`."""
+        return len(self.encode(text))
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        """As `encode`."""
+        return bytes(self.encode(b""))
+
+
 def single(values: bytes) -> tuple[bytes, ...]:
     """Each byte as a symbol of its own."""
     return tuple(bytes([value]) for value in values)
@@ -137,7 +173,7 @@ VOCABULARIES = {
 }
 
 
-def get_vocabulary(name: str) -> Vocabulary | WordVocabulary:
+def get_vocabulary(name: str) -> Vocabulary | WordVocabulary | IdVocabulary:
     """The vocabulary of a name in the table above; one of words has its size, and its words once it has a text.
 
     Raises:
@@ -146,8 +182,10 @@ def get_vocabulary(name: str) -> Vocabulary | WordVocabulary:
     kind, _, size = name.partition(":")
     if kind == "words" and size.isdecimal():
         return WordVocabulary(int(size))
+    if kind == "ids" and size.isdecimal() and int(size):
+        return IdVocabulary(int(size))
     if name not in VOCABULARIES:
         near = difflib.get_close_matches(name, VOCABULARIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"no vocabulary {name!r}, only {', '.join(VOCABULARIES)}, words:N{hint}")
+        raise UserError(f"no vocabulary {name!r}, only {', '.join(VOCABULARIES)}, words:N, ids:N{hint}")
     return VOCABULARIES[name]

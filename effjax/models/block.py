@@ -139,10 +139,12 @@ class Period(nn.Module):
         positions=None,
         padding_mask=None,
         segment_ids=None,
+        global_mask=None,
         shared=None,
         deterministic,
     ):
         """The first half of one block."""
+        marked = {} if global_mask is None else {"global_mask": global_mask}
         return self.mixing[block](
             x,
             state,
@@ -152,6 +154,7 @@ class Period(nn.Module):
             segment_ids=segment_ids,
             shared=shared,
             deterministic=deterministic,
+            **marked,
         )
 
     def feed(self, block: int, x, *, deterministic):

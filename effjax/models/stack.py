@@ -62,6 +62,7 @@ class Stack(nn.Module):
         positions=None,
         padding_mask=None,
         segment_ids=None,
+        global_mask=None,
         shared=None,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T E"], Any]:
@@ -71,6 +72,7 @@ class Stack(nn.Module):
           x: embeddings, padded positions already neutral.
           states: what `initial_state` or an earlier piece gave, or None.
           positions, padding_mask, segment_ids, deterministic: as in `effjax.layers.Mixer`.
+          global_mask: as in `effjax.layers.LongformerAttention`, which all mixers then have to be.
           shared: parameters that the blocks share, see `shared_params`.
 
         Returns:
@@ -85,12 +87,20 @@ class Stack(nn.Module):
                 split_rngs={"params": True},
             )
             initialise(self.period, x[:1, :1], shared)
+        if global_mask is not None and not all(hasattr(mixer, "max_global") for mixer in self.period.mixers()):
+            raise ValueError("global_mask for a stack with mixers that know no global tokens; None is allowed")
         blocks = pure_blocks(self.period.clone(parent=None), deterministic)
         params = self.variables["params"]["period"]
         # A constant key where nothing is dropped: LSH rotations differ by layer and repeat from call to call.
         base = jax.random.key(0) if deterministic else self.make_rng("dropout")
         arguments = dict(
-            consts=dict(positions=positions, padding_mask=padding_mask, segment_ids=segment_ids, shared=shared),
+            consts=dict(
+                positions=positions,
+                padding_mask=padding_mask,
+                segment_ids=segment_ids,
+                global_mask=global_mask,
+                shared=shared,
+            ),
             states=None if states is None else [(state, None) for state in states],
             keys=jax.random.split(base, (self.repeats, len(blocks), 2)),
         )

@@ -75,7 +75,7 @@ class LanguageModelling(Task):
         if longest is not None and max(config.data.length, config.eval.context) > longest:
             raise UserError(
                 f"config.data.length={config.data.length} and config.eval.context={config.eval.context} must not "
-                f"exceed the {longest} positions of config.model.axial.shape"
+                f"exceed the {longest} positions of config.model.positions={config.model.positions!r}"
             )
         readers = {"data": config.data.reader, "eval": config.eval.reader}
         streamed = next((name for name, reader in readers.items() if reader == "streams"), None)
