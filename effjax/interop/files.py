@@ -15,7 +15,8 @@ from effjax.errors import UserError
 
 WEIGHTS, INDEX, SETTINGS = "model.safetensors", "model.safetensors.index.json", "config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "BOOL": "bool"}
+DTYPES |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 
 
 class StoredTensor:
@@ -25,7 +26,9 @@ class StoredTensor:
         self._file, self._name = file, name
         view = file.get_slice(name)
         self.shape, kind = tuple(view.get_shape()), view.get_dtype()
-        self.dtype = jnp.dtype(DTYPES.get(kind, "int64" if kind.startswith("I") else "uint8"))
+        if kind not in DTYPES:
+            raise UserError(f"tensor {name} is stored as {kind}; one of {', '.join(DTYPES)} is allowed")
+        self.dtype = jnp.dtype(DTYPES[kind])
 
     def __array__(self, dtype=None, copy=None):
         with jax.default_device(jax.devices("cpu")[0]):

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -16,7 +17,7 @@ from effjax.tasks import make_task
 from effjax.training.checkpoints import Checkpoints, restore_params
 from effjax.training.config import set_fields
 from effjax.training.optimizers import make_optimizer
-from effjax.training.state import initial_state
+from effjax.training.state import state_of_params
 from effjax.training.workdir import load_saved_config, open_workdir, save_config
 
 
@@ -45,16 +46,12 @@ def load_model(workdir: str, checkpoint: str = "latest", fields: tuple = ()) -> 
 
 def save_workdir(folder: pathlib.Path, config: ConfigDict, params) -> None:
     """Writes a model as the run that begins with it: step 0, the optimizer's state as it is before the first update."""
-    task, optimizer = make_task(config), make_optimizer(config)
-
-    @jax.jit
-    def begin(params):
-        state = initial_state(task, optimizer, config, jax.random.key(config.seed))
-        return state.replace(params=params, opt_state=optimizer.init(params))
-
+    task = make_task(config)
+    _, key = jax.random.split(jax.random.key(config.seed))
+    state = state_of_params(task, make_optimizer(config), config, jax.tree.map(jnp.asarray, params), key)
     workdir = epath.Path(folder)
     with Checkpoints(workdir, config.checkpoint.keep) as checkpoints:
-        checkpoints.save(0, begin(params), {"since_row": {}, "best": None, "adapted": task.adapted})
+        checkpoints.save(0, state, {"since_row": {}, "best": None, "adapted": task.adapted})
     save_config(workdir, config)
 
 

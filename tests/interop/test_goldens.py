@@ -10,7 +10,7 @@ import pytest
 from effjax.interop import export_state_dict, import_state_dict
 from effjax.interop.convert import ARCHITECTURES
 from effjax.interop.rules import to_theirs
-from effjax.layers import LSHAttention, sparse
+from effjax.layers import sparse
 from effjax.ops.patterns import GlobalTokens, big_bird, from_mask
 from effjax.ops.sparse import sparse_attention
 from effjax.tasks import make_task
@@ -38,7 +38,9 @@ def logits_and_gradients(name):
     golden = load(name)
     _, model, params, back = imported(golden, settings_of(golden))
     ids = jnp.asarray(golden["inputs"]["ids"], jnp.int32)
-    marks = {key: jnp.asarray(golden["inputs"][key]) for key in ("global_mask", "token_types") if key in golden["inputs"]}
+    marks = {
+        key: jnp.asarray(golden["inputs"][key]) for key in ("global_mask", "token_types") if key in golden["inputs"]
+    }
     if "global_mask" in marks:
         marks["global_mask"] = marks["global_mask"] > 0
 
@@ -53,7 +55,7 @@ def logits_and_gradients(name):
 
 @pytest.fixture(autouse=True)
 def drawn_blocks(monkeypatch):
-    """BigBird's random blocks are no weights: those that numpy drew for each layer of the original come in as a mask."""
+    """BigBird's random blocks are no weights: those that numpy drew for each of its layers come in as a mask."""
     drawn = load("hf_big_bird_sparse")["inputs"]["random_blocks"]
 
     def attention(q, k, v, *, block, seed, implementation, n_random, among, n_window, n_global, **rules):
@@ -71,7 +73,10 @@ def drawn_blocks(monkeypatch):
     monkeypatch.setattr(sparse, "big_bird_attention", attention)
 
 
-@pytest.mark.parametrize("name", GOLDENS)
+SLOW = ("hf_longformer_mlm", "hf_big_bird_sparse")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in GOLDENS])
 def test_logits_and_gradients_are_the_originals(name):
     golden, logits, grads = logits_and_gradients(name)
     assert distance(logits, golden["outputs"]["logits"])[1] <= 1e-5
@@ -86,6 +91,42 @@ def test_logits_and_gradients_are_the_originals(name):
     assert all(name.startswith(("lm_head.decoder", "cls.predictions.decoder")) for name in theirs), theirs.keys()
 
 
+def test_a_longformer_without_a_head():
+    """Hidden states from ids, some of them global, and the gradient of their embeddings."""
+    golden = load("hf_longformer_model")
+    story, inputs = golden["story"]["settings"], golden["inputs"]
+    settings = {
+        "model_type": "longformer",
+        "vocab_size": story["vocab"],
+        "hidden_size": story["hidden"],
+        "num_hidden_layers": story["layers"],
+        "num_attention_heads": story["heads"],
+        "intermediate_size": story["ff"],
+        "attention_window": story["window"],
+        "layer_norm_eps": story["layer_norm_eps"],
+        "hidden_act": story["activation"],
+        "max_position_embeddings": 70,
+        "type_vocab_size": 1,
+    }
+    config, model, params, _ = imported(golden, settings)
+    ids, mask = jnp.asarray(inputs["ids"], jnp.int32), jnp.asarray(inputs["global_mask"] > 0)
+
+    @jax.jit
+    def run(params, cotangent):
+        hidden = lambda params: model.apply({"params": params}, ids, global_mask=mask, method="hidden")[0]
+        out, pull = jax.vjp(hidden, params)
+        return out, pull(cotangent)[0]["vocabulary"]["embedding"]["embedding"]
+
+    out, grad = run(params, inputs["cotangent"]["embeds"])
+    assert distance(out, golden["outputs"]["embeds"]["out"])[1] <= 1e-5
+    assert distance(out, golden["outputs"]["ids"]["hidden"])[1] <= 1e-5
+    expected = np.zeros_like(grad)
+    np.add.at(expected, inputs["ids"], golden["grads"]["embeds"]["embeds"])
+    assert distance(grad, expected)[1] <= 1e-5
+    back, tensors = export_state_dict(config, params)
+    assert back["architectures"] == ["LongformerModel"] and set(tensors) == set(golden["weights"])
+
+
 @pytest.mark.parametrize("name", [name for name in GOLDENS if "reformer" not in name])
 def test_an_export_is_what_was_imported(name):
     golden = load(name)
@@ -95,4 +136,4 @@ def test_an_export_is_what_was_imported(name):
     for weight, tensor in tensors.items():
         np.testing.assert_array_equal(tensor, golden["weights"][weight])
     left_out = set(golden["weights"]) - set(tensors)
-    assert all(".decoder." in name for name in left_out), left_out
+    assert all(".decoder." in name or ".pooler." in name for name in left_out), left_out
