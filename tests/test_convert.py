@@ -11,6 +11,7 @@ import effjax.convert
 import effjax.evaluate
 import effjax.generate
 from effjax import cli
+from effjax.data.vocabularies import get_vocabulary
 from effjax.errors import UserError
 from effjax.interop import import_state_dict
 from effjax.interop.files import read_checkpoint
@@ -69,6 +70,9 @@ def test_an_imported_reformer_is_scored_and_writes_text(tmp_path, capsys):
     assert 6 < json.loads(capsys.readouterr().out.splitlines()[-1])["bits_per_byte"] < 14
     assert cli.run(effjax.generate.main, [f"--workdir={ours}", "--length=3"]) == 0
     assert capsys.readouterr().out.startswith("The ")
+    model, again = load_model(str(ours), fields=(("model.lsh.n_hashes", 3),))
+    assert model.stack.period.mixers()[1].n_hashes == 3
+    jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 def test_there_and_back_changes_no_bit(tmp_path, capsys):
@@ -81,12 +85,13 @@ def test_there_and_back_changes_no_bit(tmp_path, capsys):
     assert set(before) - set(after) == {"lm_head.decoder.weight", "lm_head.decoder.bias"}
     for name, tensor in after.items():
         np.testing.assert_array_equal(tensor, before[name])
-    model, _ = load_model(str(ours), fields=(("model.longformer.max_global", 3),))
-    assert model.stack.period.mixers()[0].max_global == 3
-    assert cli.run(effjax.evaluate.main, [f"--workdir={ours}"]) == 1
-    assert "ids:23 is that of a tokenizer elsewhere" in capsys.readouterr().err
     assert convert(f"--from={theirs}", f"--to={ours}") == 1
     assert "exists; nothing is overwritten" in capsys.readouterr().err
+
+
+def test_ids_without_a_text_are_an_error_where_text_is_asked_for():
+    with pytest.raises(UserError, match="ids:23 is that of a tokenizer elsewhere"):
+        get_vocabulary("ids:23").encode(b"text")
 
 
 def test_all_misfits_are_in_one_message(tmp_path, capsys):

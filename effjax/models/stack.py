@@ -41,6 +41,10 @@ class Stack(nn.Module):
     remat: bool = False
 
     def __post_init__(self):
+        owner = self.period.parent
+        if isinstance(owner, nn.Module) and not isinstance(owner, Stack):
+            # A period made within a compact method belongs to that method's module, and its parameters would too.
+            self.period = self.period.clone(parent=None, name=None)
         super().__post_init__()
         if self.residual not in RESIDUALS:
             raise ValueError(f"residual={self.residual!r}; one of {', '.join(RESIDUALS)} is allowed")
