@@ -8,6 +8,7 @@ import pytest
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("project", ["linen_project", "nnx_project"])
 def test_its_loss_falls(project):
     spec = importlib.util.spec_from_file_location(project, EXAMPLES / project / "train.py")

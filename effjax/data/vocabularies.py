@@ -8,6 +8,7 @@
 | `newline_eos` | 205 | enwik8's bytes in ascending order, newline is `<eos>` | adaptive span |
 | `text8` | 27 | space, then a to z | Transformer-XL |
 | `text8_eos` | 28 | space, a to z, `<eos>` | adaptive span |
+| `hashed_words:N` | N | a hash of each word in small letters | articles, without a text to learn words from |
 | `ids:N` | N | numbers whose text is not known here, such as those of an imported model's tokenizer | |
 | `words:N` | N | `<eos>`, then words of the training text by frequency | Transformer-XL on WikiText-103, N = 267,735 |
 
@@ -23,6 +24,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from effjax.data.hashed_words import HashedWords
 from effjax.data.words import WordVocabulary
 from effjax.errors import UserError
 
@@ -173,7 +175,7 @@ VOCABULARIES = {
 }
 
 
-def get_vocabulary(name: str) -> Vocabulary | WordVocabulary | IdVocabulary:
+def get_vocabulary(name: str) -> Vocabulary | WordVocabulary | HashedWords | IdVocabulary:
     """The vocabulary of a name in the table above; one of words has its size, and its words once it has a text.
 
     Raises:
@@ -182,10 +184,13 @@ def get_vocabulary(name: str) -> Vocabulary | WordVocabulary | IdVocabulary:
     kind, _, size = name.partition(":")
     if kind == "words" and size.isdecimal():
         return WordVocabulary(int(size))
+    if kind == "hashed_words" and size.isdecimal():
+        return HashedWords(int(size))
     if kind == "ids" and size.isdecimal() and int(size):
         return IdVocabulary(int(size))
     if name not in VOCABULARIES:
         near = difflib.get_close_matches(name, VOCABULARIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"no vocabulary {name!r}, only {', '.join(VOCABULARIES)}, words:N, ids:N{hint}")
+        known = ", ".join([*VOCABULARIES, "words:N", "hashed_words:N", "ids:N"])
+        raise UserError(f"no vocabulary {name!r}, only {known}{hint}")
     return VOCABULARIES[name]

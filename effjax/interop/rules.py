@@ -68,7 +68,8 @@ class Rule:
     Attributes:
       theirs: its name; `{layer}` stands for the number of a layer, `{block}` for that of its block in the period. None:
         the parameter has no counterpart there, and is zero.
-      ours: paths of parameters. `{block}` as above; such a parameter has a leading axis over the period's repeats.
+      ours: paths of parameters, `{block}` as above; with `{layer}` in their name, parameters have a leading axis over
+        the period's repeats.
       form: how it holds them.
       block: the block of the period that the rule is for; None: all of them.
     """
@@ -106,7 +107,7 @@ class Layout:
         """Every foreign tensor once: `(name, paths, repeat or None, form)`."""
         for rule in self.rules:
             paths = (rule.ours,) if isinstance(rule.ours, str) else rule.ours
-            if not any("{block}" in path for path in paths):
+            if "{layer}" not in (rule.theirs or ""):
                 yield rule.theirs, paths, None, rule.form
                 continue
             for layer in range(self.n_layers):
