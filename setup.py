@@ -27,6 +27,7 @@ setup(
         "grain>=0.2.15",
         "ml_collections>=1.0",
         "absl-py>=2.1",
+        "safetensors>=0.5",
         "jaxtyping>=0.3",
         "tensorboardX>=2.6",
         "rich>=13.0",

@@ -19,6 +19,8 @@ COMMANDS = {
     "predict": "apply a checkpoint to a document, a series, a sound file or a sentence",
     "compare": "time, memory, FLOPs and error of the families, side by side at equal shapes",
     "visualize": "draw who attends to whom, and what a model has learned about that",
+    "quantize": "make a trained model smaller: integers in place of its weights",
+    "prune": "mask the least heads, neurons or weights of a trained model, or remove what is masked",
     "plan": "count parameters, FLOPs and memory of a configuration; no device is touched",
 }
 

@@ -5,6 +5,7 @@ A task owns its data, its model and its measure; the training loop knows it by t
 `abstract_batch`, `loss`, `report`, `evaluate`, `sample`, and those of their base class, `effjax.tasks.task.Task`.
 """
 
+from effjax.compression.task import is_quantized, quantized_task
 from effjax.errors import UserError
 
 
@@ -14,6 +15,11 @@ def make_task(config):
     Raises:
       UserError: no task of that name.
     """
+    task = _named_task(config)
+    return quantized_task(type(task))(config) if is_quantized(config) else task
+
+
+def _named_task(config):
     if config.task == "language_modelling":
         from effjax.tasks.language_modelling import LanguageModelling
 
