@@ -77,7 +77,8 @@ class QuantizedKernel:
             codes = pack_pairs(codes)
         else:
             codes, scale = quantize(kernel, axes=scheme.axes)
-        return cls(codes, scale.astype(jnp.bfloat16), activation_scale, scheme, kernel.shape)
+        static = activation_scale if scheme.activations == "static" else None
+        return cls(codes, scale.astype(jnp.bfloat16), static, scheme, kernel.shape)
 
     def array(self, dtype: Any) -> jax.Array:
         """The kernel, `[*in, *out]`."""
