@@ -135,7 +135,7 @@ def fine_tuned(run: Run, way: str, start: str = "", **settings):
         optimizer__warmup=5,
         eval__every=0,
         eval__limit=2_048,
-        checkpoint__every=0,
+        checkpoint__every=20,
         **settings,
     )
     workdir = f"{run.args.workdir}/{run.family}-{run.args.seed}-{way}"
