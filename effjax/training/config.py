@@ -60,7 +60,7 @@ FIELDS = (
     ("checkpoint.every", 500, "steps between checkpoints; 0: after the last step only"),
     ("checkpoint.keep", 2, "latest checkpoints to keep, besides the best"),
     ("log_every", 10, "steps between rows of metrics.jsonl"),
-    ("init_from", "", "workdir of a run of the same parameters, from which training starts"),
+    ("init_from", "", "a run of the same parameters, from which training starts"),
     (
         "quantization.mode",
         "none",
