@@ -30,7 +30,7 @@ from effjax.training.restore import restore_on_all_devices
 from effjax.training.workdir import load_saved_config, open_workdir
 
 HERE = pathlib.Path(__file__).parent
-TASKS = {}
+TASKS, CORPORA = {}, {}
 ALL = ((".", True),)  # rules: the vocabulary too
 
 
@@ -88,9 +88,17 @@ class Run:
 
     def score(self, config, params) -> dict:
         """Bits per byte of the beginning of the test split."""
-        task = TASKS.setdefault(config.to_json(), make_task(config))  # one compiled scorer for all parameters
+        task = TASKS.setdefault(config.to_json(), task_of(config))  # one compiled scorer for all parameters
         scores = task.evaluate(params, "test", limit=self.args.test_targets)
         return {"bits_per_byte": scores["bits_per_byte"], "targets": scores["targets"]}
+
+
+def task_of(config):
+    """The task of a configuration; all read one corpus, which is unpacked once."""
+    task = make_task(config)
+    corpus = CORPORA.setdefault(config.data.path, CORPORA.get(config.data.path) or task.corpus)
+    task.corpus = task.scorer.corpus = corpus
+    return task
 
 
 @functools.lru_cache(maxsize=2)
@@ -113,7 +121,7 @@ def quantized(run: Run, mode: str, *, rules=(), params=None, states: bool = Fals
     """A mode of `effjax.compression.schemes.MODES`, applied after training."""
     params = run.params if params is None else params
     settings = dict(quantization__mode=mode, quantization__rules=rules, quantization__states=states)
-    task = make_task(run.with_settings())
+    task = task_of(run.with_settings())
     kernels = select(find_kernels(task.init), rules, field="rules")
     scales = None
     if mode == "int8_static":
@@ -139,7 +147,7 @@ def fine_tuned(run: Run, way: str, start: str = "", **settings):
         **settings,
     )
     workdir = f"{run.args.workdir}/{run.family}-{run.args.seed}-{way}"
-    task = make_task(config)
+    task = task_of(config)
     train(task, config, workdir)
     return config, restore_on_all_devices(task, workdir)[1], workdir
 

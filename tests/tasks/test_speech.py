@@ -1,0 +1,191 @@
+"""Speech recognition: tiny presets on recordings in the package, statistics of the batch, error rates, mistakes."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from effjax import cli, evaluate, predict
+from effjax.data.spoken_digits import SAMPLE
+from effjax.errors import UserError
+from effjax.tasks import make_task
+from effjax.training.config import load_config
+from effjax.training.loop import train
+from effjax.training.optimizers import make_optimizer
+from effjax.training.state import initial_state
+from effjax.training.step import make_train_step
+from tests.data.test_speech_corpora import wav, write_an4, write_librispeech
+
+SOUND = str(SAMPLE / "6_yweweler_3.wav")
+
+
+def small_config(name="digits", **settings):
+    config = load_config(f"configs/conformer_{name}.py:tiny")
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
+    return config
+
+
+def test_trains_evaluates_and_predicts_real_recordings(tmp_path, capsys):
+    config = small_config(steps=2, log_every=1, eval__every=2, checkpoint__every=2)
+    train(make_task(config), config, str(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2] and 0 < rows[1]["train/loss"] < 100
+    capsys.readouterr()
+    assert cli.run(evaluate.main, [f"--workdir={tmp_path}", "--split=valid", "--limit=4", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    for name in ("loss", "word_error_rate"):  # of the parameters and the statistics of the last step
+        assert scores[name] == pytest.approx(rows[1][f"valid/{name}"], rel=1e-4)
+    assert scores["utterances"] == 4
+    assert cli.run(predict.main, [f"--workdir={tmp_path}", SOUND, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["seconds"] == pytest.approx(0.143, abs=1e-3) and isinstance(result["text"], str)
+    assert cli.run(predict.main, [f"--workdir={tmp_path}", SOUND]) == 0
+    assert capsys.readouterr().out == result["text"] + "\n"
+    bad = {"rate.wav": wav(rate=16000), "cut.wav": wav()[:700], "short.wav": wav(100), "no.wav": b"no"}
+    words = {"rate.wav": "16000 samples a second", "cut.wav": "cut.wav", "short.wav": "100 samples; at least 200"}
+    for name, data in bad.items():
+        (tmp_path / name).write_bytes(data)
+        assert cli.run(predict.main, [f"--workdir={tmp_path}", str(tmp_path / name)]) == 1
+        assert words.get(name, "no sound file") in capsys.readouterr().err
+    assert cli.run(predict.main, [f"--workdir={tmp_path}", str(tmp_path / "none.wav")]) == 1
+    assert "none.wav cannot be read" in capsys.readouterr().err
+
+
+@functools.cache
+def small_task(**settings):
+    task = make_task(small_config(**settings))
+    return task, jax.jit(task.init)(jax.random.key(0))
+
+
+@functools.cache
+def stepped(accumulate):
+    """State after one step over the same eight strings, and the metrics."""
+    config = small_config(
+        batch_size=8,
+        accumulate=accumulate,
+        model__dropout_rate=0.0,
+        options__augment__n_time_masks=0,
+        options__augment__n_frequency_masks=0,
+    )
+    task, optimizer = make_task(config), make_optimizer(config)
+    batch = task.examples("train").batch(np.arange(8), np.random.default_rng(0))
+    state = jax.jit(lambda key: initial_state(task, optimizer, config, key))(jax.random.key(0))
+    return task, state, *jax.jit(make_train_step(task, optimizer, config))(state, batch)
+
+
+def test_a_step_leaves_the_batchs_statistics_among_the_parameters():
+    task, before, after, metrics = stepped(1)
+    old, new = (state.params["batch_stats"] for state in (before, after))
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), old, new)
+    assert all(move > 0 for move in jax.tree.leaves(moved))
+    batch = task.examples("train").batch(np.arange(8), np.random.default_rng(0))
+    x, mask = task.features(jax.tree.map(jnp.asarray, batch))
+    encode = lambda params, x: task.model.apply(
+        params, x, padding_mask=mask, deterministic=False, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
+    )
+    expected = jax.jit(encode)(before.params, x)[1]["batch_stats"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), new, expected)
+    assert float(metrics["nats"][1]) == batch["label_lengths"].sum()
+
+
+@pytest.mark.slow
+def test_statistics_of_an_accumulated_step_are_the_mean_of_its_pieces():
+    (_, before, whole, _), (_, _, pieces, metrics) = stepped(1), stepped(2)
+    norm = lambda state: state.params["batch_stats"]["encoder"]["blocks"]["block"]["convolution"]["norm"]
+    np.testing.assert_allclose(norm(pieces)["mean"], norm(pieces)["mean"], atol=1e-6)
+    old = norm(before)["mean"]
+    assert np.abs(norm(pieces)["mean"] - norm(whole)["mean"]).max() < np.abs(norm(whole)["mean"] - old).max()
+    assert norm(pieces)["mean"].shape == old.shape and np.isfinite(float(metrics["nats"][0]))
+
+
+def test_error_rates_are_those_of_the_whole_set():
+    """Edits over words of all utterances together, against edits counted here."""
+    task, params = small_task()
+    scores = task.evaluate(params, "test", limit=5, batch_size=4)
+    batch = task.examples("test").batch(np.arange(5), None)
+    found = jax.jit(task.score)(params, batch)
+    edits = words = 0
+    for row in range(5):
+        spoken = list(batch["labels"][row, : batch["label_lengths"][row]])
+        heard = list(np.asarray(found[1][row, : found[2][row]]))
+        table = np.arange(len(heard) + 1)
+        for symbol in spoken:
+            new = [table[0] + 1]
+            for j, other in enumerate(heard):
+                new.append(min(table[j] + (symbol != other), table[j + 1] + 1, new[-1] + 1))
+            table = np.array(new)
+        edits, words = edits + table[-1], words + len(spoken)
+    assert scores["word_error_rate"] == pytest.approx(edits / words)
+    assert (scores["utterances"], scores["words"]) == (5, words)
+
+
+def test_an_utterance_without_an_alignment_is_counted_and_left_out():
+    task, params = small_task()
+    batch = task.examples("test").batch(np.arange(2), None)
+    batch["input_lengths"][1] = 200  # one frame
+    batch["label_lengths"][1] = 3
+    loss, (metrics, _) = jax.jit(task.loss)(params, batch)
+    alone = {name: array[:1] for name, array in batch.items()}
+    assert float(metrics["without_alignment"][0]) == 1
+    assert float(loss) == pytest.approx(float(jax.jit(task.loss)(params, alone)[0]), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_transducer_trains_and_transcribes_with_a_beam(tmp_path, capsys):
+    settings = dict(steps=2, log_every=1, eval__every=2, options__loss="transducer", options__beam=2, eval__limit=2)
+    config = small_config(**settings)
+    train(make_task(config), config, str(tmp_path))
+    capsys.readouterr()
+    assert cli.run(predict.main, [f"--workdir={tmp_path}", SOUND, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    scores = [found["log_probability"] for found in result["alternatives"]]
+    assert result["text"] == result["alternatives"][0]["text"] and scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["an4", "librispeech"])
+def test_tiny_presets_train_on_records_in_the_official_form(name, tmp_path, capsys):
+    data, workdir = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    if name == "an4":
+        write_an4(data)
+        source = data / "an4/feat/an4_clstk/zz/a0-zz-b.mfc"
+    else:
+        write_librispeech(data)
+        source = data / "test-clean/12/34/12-34-0000.flac"
+    config = small_config(name, data__path=str(data))
+    if name == "librispeech":
+        config.options.length = 1600
+    else:
+        config.options.length = 64
+    train(make_task(config), config, str(workdir))
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 2 and rows[-1]["valid/utterances"] == 2
+    capsys.readouterr()
+    assert cli.run(predict.main, [f"--workdir={workdir}", str(source)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("digits", dict(options__loss="hmm"), "config.options.loss='hmm'; ctc or transducer"),
+        ("digits", dict(data__name="digits"), "config.data.name='digits'"),
+        ("digits", dict(options__sample_rate=16000), "config.options.sample_rate=16000"),
+        ("digits", dict(options__units="AB"), "config.options.units="),
+        ("digits", dict(options__beam=-1), "beam=-1"),
+        ("digits", dict(eval__metric="bits_per_byte"), "config.eval.metric='bits_per_byte'"),
+        ("digits", dict(model__n_heads=3), "n_heads=3"),
+        ("digits", dict(dtype="float16"), "config.dtype='float16'"),
+        ("an4", dict(options__front_end="log_mel"), "config.options.front_end='log_mel'; an4_mfcc needs 'features'"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(name, settings, words):
+    settings = {key: value for key, value in settings.items()}
+    config = small_config(name)
+    with config.ignore_type():
+        config.update_from_flattened_dict({key.replace("__", "."): value for key, value in settings.items()})
+    with pytest.raises(UserError, match=words):
+        make_task(config)
