@@ -48,14 +48,14 @@ def conformer_config() -> ConfigDict:
 def speech_options() -> ConfigDict:
     """The fields of `config.options`.
 
-    `loss`: ctc or transducer. `units`: a text of characters or a tuple of words. `front_end`: log_mel of sound, or
+    `loss`: ctc or transducer. `units`: characters, or words. `front_end`: log_mel of sound, or
     features that were computed before. `length` and `labels`: of a row, in samples (features: frames) and symbols.
     `beam`: prefixes kept in decoding, 0: greedy. `fill`, `drop_longer`: see `effjax.data.utterances`.
     """
     return ConfigDict(
         dict(
             loss="ctc",
-            units=" 'ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+            units=tuple(" 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
             front_end="log_mel",
             sample_rate=16_000,
             n_mels=80,
