@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 VERSION = re.search(r'__version__ = "(.+)"', pathlib.Path("effjax/__init__.py").read_text())[1]
 TPU = ["jax[tpu]>=0.10"]  # libtpu: to run on TPUs, and to compile for them anywhere
 SPEECH = ["soundfile>=0.12", "jiwer>=3.1"]  # sound files, word error rates
+TRANSLATION = ["tokenizers>=0.21", "sacrebleu>=2.5", "rouge-score>=0.1.2"]  # byte pairs, BLEU, ROUGE
 
 setup(
     name="effjax",
@@ -38,7 +39,12 @@ setup(
         "gpu": ["jax[cuda12]>=0.10"],
         "gcs": ["etils[epath-gcs]"],  # gs:// working directories and data
         "speech": SPEECH,
-        "test": [*TPU, *SPEECH, "pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", "ruff~=0.17.0"],
+        "translation": TRANSLATION,
+        "test": [
+            *(*TPU, *SPEECH, *TRANSLATION),
+            "gluonts>=0.16",  # its quantile losses, beside ours
+            *("pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", "ruff~=0.17.0"),
+        ],
     },
     entry_points={"console_scripts": ["effjax=effjax.cli:main"]},
 )

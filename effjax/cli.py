@@ -70,7 +70,11 @@ def add_workdir_flag(parser: ArgumentParser, *, required: bool = True) -> None:
 def add_checkpoint_flags(parser: ArgumentParser, *, required: bool = True) -> None:
     """Flags that name a trained model."""
     add_workdir_flag(parser, required=required)
-    parser.add_argument("--checkpoint", default="latest", help="latest, best or a step (default: latest)")
+    parser.add_argument(
+        "--checkpoint",
+        default="latest",
+        help="latest, best, a step, or average:N, the mean of the last N (default: latest)",
+    )
 
 
 def add_distributed_flags(parser: ArgumentParser) -> None:

@@ -33,12 +33,15 @@ def main(argv=None) -> None:
     from effjax.tasks import make_task
     from effjax.training.restore import restore_on_all_devices
     from effjax.training.stages import stage_of_step
+    from effjax.training.workdir import open_workdir
 
     step, params, mesh = restore_on_all_devices(make_task(args.config), args.workdir, args.checkpoint)
     task = make_task(stage_of_step(args.config, step).config)
+    task.workdir = open_workdir(args.workdir)
     settings = {name: getattr(args, name) for name in ("limit", "context", "stride", "batch_size")}
     with jax.set_mesh(mesh):
         scores = {"step": step, "split": args.split} | task.evaluate(params, args.split, mesh=mesh, **settings)
+    scores |= task.notes()
     if args.json:
         print(json.dumps(scores))
     else:

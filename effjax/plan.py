@@ -62,8 +62,9 @@ def plan(task, config, *, topology: str | None = None) -> dict:
       topology: a TPU slice such as "v5e:2x4"; None: one CPU device.
 
     Returns:
-      Plain values, as `--json` prints them, under `config`, `parameters`, `flops_per_token`, `state_bytes` and
-      `training_step`; bytes of the last are those of one device.
+      Plain values, as `--json` prints them, under `config`, `parameters`, `flops_per_token`, `mult_adds` (of the
+      blocks, for one input of a customary size), `state_bytes` and `training_step`; bytes of the last are those of one
+      device.
 
     Raises:
       UserError: no such slice, libtpu is missing, or the mesh of the configuration does not fit the slice.
@@ -82,6 +83,7 @@ def plan(task, config, *, topology: str | None = None) -> dict:
             "config": {"sequences": config.batch_size, "length": config.data.length, "topology": topology},
             "parameters": count_parameters(state.params),
             "flops_per_token": flops_per_token(forward, whole, tokens=batch["inputs"].size),
+            "mult_adds": task.mult_adds(),
             "state_bytes": {
                 "parameters": tree_bytes(state.params),
                 "optimizer": tree_bytes(state.opt_state),
@@ -141,6 +143,9 @@ def show(report: dict) -> None:
     config, counts, step = report["config"], report["parameters"], report["training_step"]
     _table(console, f"{counts['total']:,} parameters", {part: f"{n:,}" for part, n in counts["by_part"].items()})
     _table(console, "FLOPs per token", {name: f"{flops:,.0f}" for name, flops in report["flops_per_token"].items()})
+    if report["mult_adds"]:
+        rows = {size: f"{count / 1e6:,.1f} M" for size, count in report["mult_adds"].items()}
+        _table(console, "Mult-adds of the blocks", rows)
     _table(console, "State", {name: readable_bytes(size) for name, size in report["state_bytes"].items()})
 
     sizes = [name for name in ("state", "arguments", "outputs", "aliased", "temp", "code", "total") if name in step]

@@ -25,9 +25,11 @@ def main(argv=None) -> None:
     from effjax.training.progress import printable
     from effjax.training.restore import restore_on_all_devices
     from effjax.training.stages import stage_of_step
+    from effjax.training.workdir import open_workdir
 
     step, params, mesh = restore_on_all_devices(make_task(args.config), args.workdir, args.checkpoint)
     task = make_task(stage_of_step(args.config, step).config)
+    task.workdir = open_workdir(args.workdir)
     with jax.set_mesh(mesh):
         result = task.predict(params, args.input, key=jax.random.key(args.seed))
     if args.json:

@@ -17,6 +17,7 @@ COUNTS = {
     "configs/longformer_enwik8.py": 41_081_036,
     "configs/longformer_enwik8.py:large": 102_542_540,
     "configs/longformer_text8.py": 40_990_235,
+    "configs/longformer_text8.py:large": 102_451_739,
     "configs/performer_enwik8.py": 38_264_064,
     "configs/performer_text8.py": 38_029_339,
     "configs/reformer_enwik8.py": 56_406_786,
@@ -31,9 +32,12 @@ COUNTS = {
     "configs/transformer_xl_wikitext103.py": 151_107_538,
     "configs/transformer_xl_wikitext103.py:large": 285_205_322,
 }
+THIRTY_LAYERS_APART = [name for name in COUNTS if "longformer" in name and "large" in name]  # long to trace
 
 
-@pytest.mark.parametrize("config", COUNTS)
+@pytest.mark.parametrize(
+    "config", [pytest.param(c, marks=pytest.mark.slow) if c in THIRTY_LAYERS_APART else c for c in COUNTS]
+)
 def test_parameter_count_is_the_published_one(config):
     task = make_task(load_config(config))
     assert count_parameters(jax.eval_shape(task.init, jax.random.key(0)))["total"] == COUNTS[config]

@@ -8,10 +8,11 @@ from effjax import cli, evaluate, generate
 from effjax.tasks import make_task
 from effjax.training.config import load_config
 from effjax.training.loop import train
-from tests import test_performer, test_reformer, test_sparse_transformer, test_transformer_xl
+from tests import test_longformer, test_performer, test_reformer, test_sparse_transformer, test_transformer_xl
 
 SIZES = {
     "adaptive_span_text8": {},
+    "longformer_text8": test_longformer.SMALL,
     "performer_text8": test_performer.SMALL,
     "reformer_text8": test_reformer.SMALL,
     "sparse_transformer_text8": test_sparse_transformer.SMALL,

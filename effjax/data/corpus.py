@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from effjax.data import texts
+from effjax.data import pg19, texts
 from effjax.data.archives import read_archive
 from effjax.data.token_files import WIKITEXT103, TokenFiles
 from effjax.data.vocabularies import Vocabulary, get_vocabulary
@@ -16,7 +16,8 @@ from effjax.errors import UserError
 
 SAMPLE = Path(__file__).parent / "sample" / "enwik8_sample.xz"
 OFFICIAL = {text.name: text for text in (texts.ENWIK8_SAMPLE, texts.ENWIK8, texts.TEXT8)}
-NAMES = (*OFFICIAL, "wikitext103", "bytes_file", "token_files")
+NAMES = (*OFFICIAL, "wikitext103", "pg19", "bytes_file", "token_files")
+SEPARATED = ("pg19",)  # texts of documents that should not see each other
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Corpus:
       splits: ids of "train", "valid" and "test", `[symbols]` each, of `vocabulary.dtype`.
       bytes_per_split: original bytes of each part, those that the vocabulary drops included:
         bits per original byte = bits per symbol * symbols / bytes.
+      documents: of a text of separate documents, the position in each part at which each of them begins.
     """
 
     name: str
     vocabulary: Vocabulary | WordVocabulary
     splits: dict[str, np.ndarray]
     bytes_per_split: dict[str, int]
+    documents: dict[str, np.ndarray] | None = None
 
 
 def load_corpus(
@@ -45,8 +48,8 @@ def load_corpus(
     Args:
       name: "enwik8_sample", the first 2,000,000 bytes of enwik8, which ship with the package (1.8M/100K/100K);
         "enwik8" or "text8" (90M/5M/5M), downloaded once through TensorFlow Datasets, or read from `path`;
-        "wikitext103", likewise, in words; "bytes_file", any file given by `path` (90/5/5 per cent); "token_files", any
-        files of WikiText-103's form.
+        "wikitext103", likewise, in words; "pg19", the folder or archive of books at `path`; "bytes_file", any file
+        given by `path` (90/5/5 per cent); "token_files", any files of WikiText-103's form.
       path: a raw, .zip, .gz or .xz file, local or gs://; for the texts in tokens a .zip file or a folder. TensorFlow
         Datasets is then not used.
       vocabulary: a name of `effjax.data.vocabularies`.
@@ -62,6 +65,8 @@ def load_corpus(
     symbols = get_vocabulary(vocabulary)
     if symbols.learned and name in ("wikitext103", "token_files"):
         return Corpus(name, *read_words(name, symbols, path, cache_dir))
+    if name == "pg19":
+        return read_documents(name, symbols, path)
     parts = read_parts(name, path, cache_dir)
     if symbols.learned:
         symbols = symbols.learn(parts["train"])
@@ -81,6 +86,15 @@ def read_words(name: str, vocabulary: WordVocabulary, path: str | None, cache_di
     from effjax.data import wikitext103  # here, since it imports TensorFlow Datasets
 
     return wikitext103.prepared_words(vocabulary, cache_dir)
+
+
+def read_documents(name: str, symbols, path: str | None) -> Corpus:
+    """A text of documents, of a vocabulary that has an id for every byte."""
+    if symbols.drops_bytes or symbols.learned:
+        raise UserError(f"the corpus {name} keeps its documents apart byte by byte; with 'bytes', not {symbols.name!r}")
+    parts, documents = pg19.read_books(path)
+    splits = {split: symbols.encode(part) for split, part in parts.items()}
+    return Corpus(name, symbols, splits, {split: len(part) for split, part in parts.items()}, documents)
 
 
 def token_files(name: str, path: str | None) -> TokenFiles:

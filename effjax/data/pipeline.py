@@ -37,19 +37,38 @@ def rows_per_process(batch_size: int, process_index: int, process_count: int) ->
     return batch_size // process_count
 
 
-def cut_windows(tokens: np.ndarray, starts: np.ndarray, length: int) -> dict[str, np.ndarray]:
+def cut_windows(
+    tokens: np.ndarray, starts: np.ndarray, length: int, documents: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """`inputs` and `targets` of windows of a text: the targets are the inputs one token later.
 
     Args:
       tokens: ids, `[N]`.
       starts: first input of each window, `[b]`, at most `N - length - 1`.
       length: targets per window.
+      documents: where the documents of a text begin, if they are to be kept apart.
 
     Returns:
-      int32 arrays `[b, length]`.
+      int32 arrays `[b, length]`; with `documents` those of `apart` too.
     """
     windows = np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[starts]
-    return {"inputs": windows[:, :-1].astype(np.int32), "targets": windows[:, 1:].astype(np.int32)}
+    batch = {"inputs": windows[:, :-1].astype(np.int32), "targets": windows[:, 1:].astype(np.int32)}
+    return batch if documents is None else batch | apart(documents, starts[:, None] + np.arange(length))
+
+
+def apart(documents: np.ndarray, position: np.ndarray) -> dict[str, np.ndarray]:
+    """What keeps documents apart: the first token of one is no target of the one before.
+
+    Args:
+      documents: positions at which documents begin, in order, the first of them 0.
+      position: of each input in the text, `[b, T]`; its target is the next one.
+
+    Returns:
+      `segment_ids`, int32, the number of each input's document; `weights`, float32, 0 where the target is another's.
+    """
+    document = np.searchsorted(documents, position, side="right") - 1
+    ahead = np.searchsorted(documents, position + 1, side="right") - 1
+    return {"segment_ids": document.astype(np.int32), "weights": (document == ahead).astype(np.float32)}
 
 
 def prefetched(batches, start: int = 0) -> Iterator:

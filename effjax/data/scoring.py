@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from effjax.data.pipeline import check_at_least, prefetched, rows_per_process
+from effjax.data.pipeline import apart, check_at_least, prefetched, rows_per_process
 from effjax.errors import UserError
 
 
@@ -16,6 +16,7 @@ def scoring_batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    documents: np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches whose weighted targets are the tokens 1 to N-1 of a text, each exactly once.
 
@@ -31,6 +32,8 @@ def scoring_batches(
       batch_size: windows per global batch.
       process_index: this process, which reads its share of every batch.
       process_count: number of processes; all get the same number of batches.
+      documents: where the documents of the text begin, if they are to be kept apart: the first token of each has then
+        nothing before it and is not scored, and batches have `segment_ids`.
 
     Returns:
       Iterator of dicts of arrays `[batch_size / process_count, context]`: `inputs` and `targets` int32, `weights`
@@ -56,7 +59,8 @@ def scoring_batches(
         window = batch * batch_size + process_index * rows + np.arange(rows)[:, None]
         position = window * stride + np.arange(context)
         real = (position < last) & (window < windows)
-        return scored_rows(tokens, position, real, real & ((window == 0) | (np.arange(context) >= context - stride)))
+        scored = real & ((window == 0) | (np.arange(context) >= context - stride))
+        return scored_rows(tokens, position, real, scored, documents)
 
     return prefetched(grain.MapDataset.range(batches).map(cut))
 
@@ -69,6 +73,7 @@ def scoring_streams(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    documents: np.ndarray | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches that go through a text in parallel streams, for models that carry state from batch to batch.
 
@@ -80,7 +85,7 @@ def scoring_streams(
       length: targets per row and batch.
       streams: stretches that are read side by side.
       batch_size: rows of a global batch, at least `streams`; the others are padding.
-      process_index, process_count: as in `scoring_batches`.
+      process_index, process_count, documents: as in `scoring_batches`.
 
     Returns:
       Iterator of dicts as those of `scoring_batches`, `[batch_size / process_count, length]`.
@@ -104,7 +109,7 @@ def scoring_streams(
         along = batch * length + np.arange(length)
         position = start + along
         real = (along < stretch) & (position < last)
-        return scored_rows(tokens, position, real, real)
+        return scored_rows(tokens, position, real, real, documents)
 
     return prefetched(grain.MapDataset.range(-(-stretch // length)).map(cut))
 
@@ -116,13 +121,17 @@ def check_has_target(tokens: np.ndarray) -> None:
 
 
 def scored_rows(
-    tokens: np.ndarray, position: np.ndarray, real: np.ndarray, scored: np.ndarray
+    tokens: np.ndarray, position: np.ndarray, real: np.ndarray, scored: np.ndarray, documents: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """A batch whose inputs stand at the positions; padding repeats the last token or target, as any id would do."""
     last = len(tokens) - 1
-    return {
+    batch = {
         "inputs": tokens[np.minimum(position, last)].astype(np.int32),
         "targets": tokens[np.minimum(position + 1, last)].astype(np.int32),
         "weights": scored.astype(np.float32),
         "padding_mask": real,
     }
+    if documents is None:
+        return batch
+    rules = apart(documents, np.minimum(position, last))
+    return batch | rules | {"weights": batch["weights"] * rules["weights"]}

@@ -22,6 +22,7 @@ class StreamReader:
       seed: of the offsets.
       process_index: this process, which reads its share of every batch.
       process_count: number of processes.
+      documents: where the documents of the text begin, if batches are to keep them apart (`pipeline.apart`).
 
     Raises:
       UserError: a text too short to give every row a chunk, or a setting outside its range.
@@ -36,11 +37,12 @@ class StreamReader:
         seed: int,
         process_index: int = 0,
         process_count: int = 1,
+        documents: np.ndarray | None = None,
     ):
         check_at_least(1, length=length)
         check_at_least(0, seed=seed)
         rows = rows_per_process(batch_size, process_index, process_count)
-        self.tokens, self.length, self.seed = tokens, length, seed
+        self.tokens, self.length, self.seed, self.documents = tokens, length, seed, documents
         self.stretches = np.arange(process_index * rows, (process_index + 1) * rows)
         self.chunks, self.slack = divmod(max(len(tokens) - 1, 0), batch_size * length)
         if not self.chunks:
@@ -65,4 +67,5 @@ class StreamReader:
         epoch, chunk = divmod(step, self.chunks)
         offset = np.random.default_rng((self.seed, epoch)).integers(self.slack + 1)
         starts = offset + (self.stretches * self.chunks + chunk) * self.length
-        return {**cut_windows(self.tokens, starts, self.length), "reset": np.full(len(starts), chunk == 0)}
+        batch = cut_windows(self.tokens, starts, self.length, self.documents)
+        return {**batch, "reset": np.full(len(starts), chunk == 0)}

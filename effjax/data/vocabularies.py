@@ -8,6 +8,7 @@
 | `newline_eos` | 205 | enwik8's bytes in ascending order, newline is `<eos>` | adaptive span |
 | `text8` | 27 | space, then a to z | Transformer-XL |
 | `text8_eos` | 28 | space, a to z, `<eos>` | adaptive span |
+| `hashed_words:N` | N | a hash of each word in small letters | articles, without a text to learn words from |
 | `words:N` | N | `<eos>`, then words of the training text by frequency | Transformer-XL on WikiText-103, N = 267,735 |
 
 The orders of bytes are fixed here, so that no corpus has to be read to know an id; the originals count frequencies,
@@ -22,6 +23,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from effjax.data.hashed_words import HashedWords
 from effjax.data.words import WordVocabulary
 from effjax.errors import UserError
 
@@ -137,7 +139,7 @@ VOCABULARIES = {
 }
 
 
-def get_vocabulary(name: str) -> Vocabulary | WordVocabulary:
+def get_vocabulary(name: str) -> Vocabulary | WordVocabulary | HashedWords:
     """The vocabulary of a name in the table above; one of words has its size, and its words once it has a text.
 
     Raises:
@@ -146,8 +148,10 @@ def get_vocabulary(name: str) -> Vocabulary | WordVocabulary:
     kind, _, size = name.partition(":")
     if kind == "words" and size.isdecimal():
         return WordVocabulary(int(size))
+    if kind == "hashed_words" and size.isdecimal():
+        return HashedWords(int(size))
     if name not in VOCABULARIES:
         near = difflib.get_close_matches(name, VOCABULARIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"no vocabulary {name!r}, only {', '.join(VOCABULARIES)}, words:N{hint}")
+        raise UserError(f"no vocabulary {name!r}, only {', '.join(VOCABULARIES)}, words:N, hashed_words:N{hint}")
     return VOCABULARIES[name]

@@ -23,6 +23,7 @@ class WindowReader:
       seed: of the order.
       process_index: this process, which reads its share of every batch.
       process_count: number of processes.
+      documents: where the documents of the text begin, if batches are to keep them apart (`pipeline.apart`).
 
     Raises:
       UserError: a text shorter than one window, or a setting outside its range.
@@ -38,6 +39,7 @@ class WindowReader:
         seed: int,
         process_index: int = 0,
         process_count: int = 1,
+        documents: np.ndarray | None = None,
     ):
         check_at_least(1, length=length, stride=stride)
         check_at_least(0, seed=seed)
@@ -46,6 +48,7 @@ class WindowReader:
         if len(tokens) <= length:
             raise UserError(f"a text of {len(tokens)} tokens; a window of length={length} needs {length + 1}")
         self.tokens, self.length, self.stride, self.seed = tokens, length, stride, seed
+        self.documents = documents
         self.rows = rows_per_process(batch_size, process_index, process_count)
         self.process_index, self.process_count = process_index, process_count
         self.windows = 1 + (len(tokens) - 1 - length) // stride
@@ -66,4 +69,4 @@ class WindowReader:
 
     def cut(self, windows: np.ndarray) -> dict[str, np.ndarray]:
         """The batch of the given windows."""
-        return cut_windows(self.tokens, windows * self.stride, self.length)
+        return cut_windows(self.tokens, windows * self.stride, self.length, self.documents)

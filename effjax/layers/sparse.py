@@ -115,14 +115,17 @@ class StridedAttention(CausalPattern):
         return patterns.Strided(self.stride, form=self.form)
 
 
-class FixedAttention(CausalPattern):
+class FixedAttention(PatternAttention):
     """A position sees its own block and the last `summary` cells of those before: cost n (block + summary n / block).
+
+    Without `causal` it sees the whole of its block and the summaries of all.
 
     Attributes:
       block: in tokens, near the square root of the length.
       summary: cells of every block that later blocks see, c.
       groups: heads in so many groups see different cells.
       form: as in `StridedAttention`.
+      global_tokens: without `causal`, the first so many tokens see all and are seen by all.
       and those of `SeparateHeads`.
 
     Source: Child et al. 2019 (1904.10509), section 4.3.
@@ -134,10 +137,16 @@ class FixedAttention(CausalPattern):
     summary: int = 32
     groups: int = 1
     form: str = "merged"
+    global_tokens: int = 0
 
     @property
     def pattern(self):
-        return patterns.Fixed(self.block, self.summary, groups=self.groups, form=self.form)
+        if self.global_tokens < 0 or (self.causal and self.global_tokens):
+            raise ValueError(
+                f"global_tokens={self.global_tokens} with causal={self.causal}; 0 is allowed, or more with causal=False"
+            )
+        fixed = patterns.Fixed(self.block, self.summary, groups=self.groups, form=self.form, causal=self.causal)
+        return fixed | patterns.GlobalTokens(self.global_tokens) if self.global_tokens else fixed
 
 
 @flax.struct.dataclass

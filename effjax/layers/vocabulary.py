@@ -64,6 +64,21 @@ class Vocabulary(nn.Module):
             hidden, kernel, targets, bias=bias, chunk_size=self.loss_chunk_size or hidden.shape[1]
         )
 
+    def margin(self, hidden: Float[Array, "B T E"], targets: Int[Array, "B T"]) -> Float[Array, "B T"]:
+        """By how much the score of the target exceeds the mean of all scores, float32 at least.
+
+            l_target - mean_v l_v
+
+        A cross-entropy whose targets are smoothed, `(1 - e) one_hot + e / V`, is `nats + e * margin`, for which no
+        logits are needed beyond those of `nats`.
+
+        Source: Szegedy et al. 2015 (1512.00567), section 7.
+        """
+        kernel, bias = self._read_out(hidden)
+        wide = jnp.promote_types(hidden.dtype, jnp.float32)
+        above = jnp.take(kernel.T, targets, axis=0) - jnp.mean(kernel, axis=1)
+        return jnp.einsum("bte,bte->bt", hidden.astype(wide), above) + bias[targets] - jnp.mean(bias)
+
     def _read_out(self, hidden):
         """The matrix `[E, V]` and the bias of the scores."""
         if self.tied:

@@ -1,4 +1,4 @@
-"""Blocks, pre-norm or post-norm: mix positions, then feed each position forward."""
+"""Blocks, pre-norm or post-norm: mix positions, look up a source where there is one, feed each position forward."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from effjax.layers.cross import CrossAttention, SourceRows
 from effjax.layers.feed_forward import FeedForward
 from effjax.layers.mixer import Mixer
 
@@ -78,6 +79,29 @@ class Mixing(Half):
         return y, state, replay
 
 
+class Crossing(Half):
+    """The part of a block that looks up a source, between the two halves.
+
+    Attributes:
+      make_cross: constructor of the attention, called with `dtype`.
+      and those of `Half`.
+    """
+
+    make_cross: Callable[..., CrossAttention] | None = None
+
+    def setup(self):
+        self.mixer = self.make_cross(dtype=self.dtype)
+
+    def read(self, source, padding_mask, segment_ids) -> SourceRows:
+        """What the attention keeps of a source."""
+        return self.mixer.read(source, padding_mask, segment_ids)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], source: SourceRows, *, deterministic: bool, **sequence):
+        inside = lambda x: (self.mixer(x, source, deterministic=deterministic, **sequence), ())
+        return self.around(x, inside, deterministic)[0]
+
+
 class Feeding(Half):
     """The half of a block that looks at each position by itself.
 
@@ -100,6 +124,7 @@ class Period(nn.Module):
     Attributes:
       make_mixers: constructors of the token mixers, one per block, called with `dtype`.
       make_feed_forward: constructor of the feed-forward networks, called with `dtype`.
+      make_cross: constructor of the attention to a source, called with `dtype`; None: blocks look up none.
       dropout_rate, dtype, norm, dropout_over_time, epsilon: as in `Half`.
     """
 
@@ -110,6 +135,7 @@ class Period(nn.Module):
     norm: str = "pre"
     dropout_over_time: bool = True
     epsilon: float = 1e-6
+    make_cross: Callable[..., CrossAttention] | None = None
 
     def setup(self):
         options = dict(
@@ -120,12 +146,15 @@ class Period(nn.Module):
             dtype=self.dtype,
         )
         self.mixing = [Mixing(make_mixer=make, **options) for make in self.make_mixers]
+        self.crossing = [Crossing(make_cross=self.make_cross, **options) for _ in self.make_mixers if self.make_cross]
         self.feeding = [Feeding(make_feed_forward=self.make_feed_forward, **options) for _ in self.make_mixers]
 
     def __call__(self, x: Float[Array, "B T D"], shared=None) -> Float[Array, "B T D"]:
-        """The period as it is first called, without state: it makes the parameters."""
+        """The period as it is first called, without state and with itself for a source: it makes the parameters."""
         for i in range(len(self.make_mixers)):
             x = x + self.mix(i, x, None, None, shared=shared, deterministic=True)[0]
+            if self.make_cross:
+                x = x + self.cross(i, x, self.read(i, x), deterministic=True)
             x = x + self.feed(i, x, deterministic=True)
         return x
 
@@ -154,13 +183,24 @@ class Period(nn.Module):
             deterministic=deterministic,
         )
 
+    def read(self, block: int, source, padding_mask=None, segment_ids=None) -> SourceRows:
+        """What one block keeps of a source."""
+        return self.crossing[block].read(source, padding_mask, segment_ids)
+
+    def cross(self, block: int, x, source, *, padding_mask=None, segment_ids=None, deterministic):
+        """What one block finds in a source, between its two halves."""
+        return self.crossing[block](
+            x, source, padding_mask=padding_mask, segment_ids=segment_ids, deterministic=deterministic
+        )
+
     def feed(self, block: int, x, *, deterministic):
         """The second half of one block."""
         return self.feeding[block](x, deterministic=deterministic)
 
-    def names(self) -> list[tuple[str, str]]:
-        """Names of the two halves of every block among the parameters."""
-        return [(f"mixing_{i}", f"feeding_{i}") for i in range(len(self.make_mixers))]
+    def names(self) -> list[tuple[str, ...]]:
+        """Names of the parts of every block among the parameters, in the order in which they run."""
+        parts = ("mixing", "crossing", "feeding") if self.make_cross else ("mixing", "feeding")
+        return [tuple(f"{part}_{i}" for part in parts) for i in range(len(self.make_mixers))]
 
     def initial_states(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> list[Any]:
         """The state of every block's mixer before the first token."""

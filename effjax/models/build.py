@@ -112,10 +112,7 @@ def make_decoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> D
       UserError: a name that does not exist or a size that does not fit, named with its value and what is allowed.
     """
 
-    def check(mixer):  # one that sees the future has no state, and says so
-        jax.eval_shape(lambda: mixer.initial_state(1, dtype, max_length=1))
-
-    return _assemble(Decoder, check, config, vocab_size, dtype)
+    return assemble(Decoder, must_stream, config, vocabulary_maker(config, vocab_size), dtype)
 
 
 def make_encoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> Encoder:
@@ -125,15 +122,35 @@ def make_encoder(config: ConfigDict, *, vocab_size: int, dtype=jnp.float32) -> E
       UserError: as `make_decoder`; a mixer that is causal.
     """
 
-    def check(mixer):
-        if getattr(mixer, "causal", True):
-            raise ValueError(f"{type(mixer).__name__} is causal: an encoder needs mixers with causal=False")
-
-    return _assemble(Encoder, check, config, vocab_size, dtype)
+    return assemble(Encoder, must_see_both_sides, config, vocabulary_maker(config, vocab_size), dtype)
 
 
-def _assemble(kind, check, config, vocab_size, dtype):
-    """A model of a kind, each of whose mixers has passed a check."""
+def must_stream(mixer: Mixer) -> None:
+    """Raises ValueError where a mixer sees the future: it has no state, and says so."""
+    jax.eval_shape(lambda: mixer.initial_state(1, max_length=1))
+
+
+def must_see_both_sides(mixer: Mixer) -> None:
+    """Raises ValueError where a mixer is causal."""
+    if getattr(mixer, "causal", True):
+        raise ValueError(f"{type(mixer).__name__} is causal: an encoder needs mixers with causal=False")
+
+
+def assemble(kind, check, config, vocabulary, dtype, *, make_cross=None, **options):
+    """A model of a kind, each of whose mixers has passed a check.
+
+    Args:
+      kind: `Decoder` or a subclass.
+      check: called with every mixer; raises ValueError.
+      config: a `model` section.
+      vocabulary: constructor of the embedding and the read-out, or None.
+      dtype: dtype of the computation.
+      make_cross: constructor of the attention to a source, or None.
+      **options: further attributes of the model.
+
+    Raises:
+      UserError: a name that does not exist or a size that does not fit.
+    """
     period, pattern = len(config.pattern), tuple(config.pattern)
     check_pattern(pattern)
     if config.n_layers < 1 or config.n_layers % period:
@@ -149,19 +166,19 @@ def _assemble(kind, check, config, vocab_size, dtype):
         dropout_over_time=config.dropout_over_time,
         chunk_size=config.ff_chunk_size,
     )
-    vocabulary = vocabulary_maker(config, vocab_size)
     dropout = dict(dropout_rate=config.dropout, dropout_over_time=config.dropout_over_time, dtype=dtype)
     try:
         make_positions = positions_maker(config)
-        for make in (*mixers, feed_forward, vocabulary, *filter(None, [make_positions])):
+        for make in (*mixers, feed_forward, *filter(None, [vocabulary, make_positions, make_cross])):
             make(dtype=dtype)  # modules check their settings when they are made
         for make in mixers:
             check(make(dtype=dtype))
         Half(norm=config.norm)
-        blocks = Period(mixers, feed_forward, norm=config.norm, epsilon=config.norm_epsilon, **dropout)
+        norm = dict(norm=config.norm, epsilon=config.norm_epsilon)
+        blocks = Period(mixers, feed_forward, make_cross=make_cross, **norm, **dropout)
         stack = Stack(blocks, config.n_layers // period, residual=config.residual, remat=config.remat)
         stack.shared_params()
-        return kind(vocabulary, stack, make_positions, **dropout)
+        return kind(vocabulary, stack, make_positions, **dropout, **options)
     except ValueError as error:
         raise UserError(f"model: {error}") from error
 

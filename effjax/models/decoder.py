@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from effjax.layers.cross import SourceRows
 from effjax.layers.mixer import neutralise, token_positions
 from effjax.layers.vocabulary import Vocabulary
 from effjax.models.stack import Stack
@@ -41,27 +42,28 @@ class Decoder(nn.Module):
 
     Attributes:
       make_vocabulary: constructor of the embedding and the read-out, called with `dtype` (a partial of
-        `effjax.layers.Vocabulary`).
+        `effjax.layers.Vocabulary`); None for one side of a larger model, which is called by `transform`.
       stack: the blocks.
       make_positions: constructor of the positions that are added to embeddings, called with `dtype`; None for none.
-      dropout_rate: on embeddings and on the output of the stack.
+      dropout_rate: on embeddings and, with `drop_output`, on the output of the stack.
       dropout_over_time: one dropout mask for all positions.
       dtype: dtype of the computation; parameters and residual streams are float32.
     """
 
-    make_vocabulary: Callable[..., Vocabulary]
+    make_vocabulary: Callable[..., Vocabulary] | None
     stack: Stack
     make_positions: Callable[..., nn.Module] | None = None
     dropout_rate: float = 0.0
     dropout_over_time: bool = True
     dtype: Any = jnp.float32
+    drop_output: bool = True
 
     def setup(self):
-        self.vocabulary = self.make_vocabulary(dtype=self.dtype)
+        self.vocabulary = self.make_vocabulary(dtype=self.dtype) if self.make_vocabulary else None
         self.positions = self.make_positions(dtype=self.dtype) if self.make_positions else None
         shared = (1,) if self.dropout_over_time else ()
         self.embedding_dropout = nn.Dropout(self.dropout_rate, broadcast_dims=shared)
-        self.output_dropout = nn.Dropout(self.dropout_rate, broadcast_dims=shared)
+        self.output_dropout = nn.Dropout(self.dropout_rate if self.drop_output else 0.0, broadcast_dims=shared)
         if self.stack.period.norm == "pre":
             self.norm = nn.LayerNorm(self.stack.period.epsilon, dtype=self.dtype)
         shapes = self.stack.shared_params()
@@ -81,18 +83,24 @@ class Decoder(nn.Module):
         return self.logits(hidden), state
 
     def hidden(
+        self, tokens: Int[Array, "B T"], state: DecoderState | None = None, **sequence
+    ) -> tuple[Float[Array, "B T E"], DecoderState | None]:
+        """The normalised output of the stack, before the read-out; padded positions are 0."""
+        return self.transform(self.vocabulary.embed(tokens), state, **sequence)
+
+    def transform(
         self,
-        tokens: Int[Array, "B T"],
+        x: Float[Array, "B T D"],
         state: DecoderState | None = None,
         *,
         positions: Int[Array, "B T"] | None = None,
         padding_mask: Bool[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
+        sources: list[SourceRows] | None = None,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T E"], DecoderState | None]:
-        """The normalised output of the stack, before the read-out; padded positions are 0."""
-        positions = token_positions(tokens, positions, state)
-        x = self.vocabulary.embed(tokens)
+        """As `hidden`, from the vectors of tokens; `sources` is what the stack's `read` gave, where it looks up any."""
+        positions = token_positions(x, positions, state)
         if self.positions is not None:
             x = x + self.positions(positions)
         x = neutralise(self.embedding_dropout(x, deterministic=deterministic), padding_mask)
@@ -103,11 +111,16 @@ class Decoder(nn.Module):
             padding_mask=padding_mask,
             segment_ids=segment_ids,
             shared=None if self.shared is None else self.shared(),
+            sources=sources,
             deterministic=deterministic,
         )
         y = self.norm(y) if self.stack.period.norm == "pre" else y.astype(self.dtype)
         y = neutralise(self.output_dropout(y, deterministic=deterministic), padding_mask)
-        return y, None if state is None else DecoderState(state.index + tokens.shape[1], blocks)
+        return y, None if state is None else DecoderState(state.index + x.shape[1], blocks)
+
+    def read(self, source: Float[Array, "B S D"], **rules) -> list[SourceRows]:
+        """What the blocks keep of a source; see `effjax.models.stack.Stack.read`."""
+        return self.stack.read(source, **rules)
 
     def logits(self, hidden: Float[Array, "B T E"]) -> Float[Array, "B T V"]:
         """Scores of the next token, from what `hidden` gives."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from effjax.layers.cross import SourceRows
 from effjax.layers.mixer import Mixer
 from effjax.models.block import Period
 from effjax.ops.residual import residual_stack
@@ -48,6 +49,11 @@ class Stack(nn.Module):
             raise ValueError(f"remat=True with residual={self.residual!r}, which already recomputes its activations")
         if self.period.norm == "post" and self.residual != "residual":
             raise ValueError(f"norm='post' with residual={self.residual!r}: a norm after the sum cannot be undone")
+        if self.period.make_cross and self.residual != "residual":
+            raise ValueError(
+                f"residual={self.residual!r} with attention to a source: two streams take turns in pairs of halves, "
+                "between which there is no place for it; 'residual' is allowed"
+            )
         if self.residual != "residual" and any(mixer.penalises_activations for mixer in self.period.mixers()):
             raise ValueError(
                 f"residual={self.residual!r} with a mixer that adds to the loss what depends on its inputs: no "
@@ -63,6 +69,7 @@ class Stack(nn.Module):
         padding_mask=None,
         segment_ids=None,
         shared=None,
+        sources=None,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T E"], Any]:
         """Runs the stack.
@@ -72,10 +79,49 @@ class Stack(nn.Module):
           states: what `initial_state` or an earlier piece gave, or None.
           positions, padding_mask, segment_ids, deterministic: as in `effjax.layers.Mixer`.
           shared: parameters that the blocks share, see `shared_params`.
+          sources: what `read` gave, where blocks look up a source.
 
         Returns:
           `[B, T, D]` (residual) or `[B, T, 2 D]` (reversible), float32; and the states after this piece, or None.
         """
+        self._make_parameters(x, shared)
+        blocks = pure_blocks(self.period.clone(parent=None), deterministic)
+        params = self.variables["params"]["period"]
+        # A constant key where nothing is dropped: LSH rotations differ by layer and repeat from call to call.
+        base = jax.random.key(0) if deterministic else self.make_rng("dropout")
+        arguments = dict(
+            consts=dict(positions=positions, padding_mask=padding_mask, segment_ids=segment_ids, shared=shared),
+            states=self._kept(states, sources),
+            keys=jax.random.split(base, (self.repeats, len(blocks), len(blocks[0]))),
+        )
+        params = [tuple({name: params[name]} for name in names) for names in self.period.names()]
+        x = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+        if self.residual == "residual":
+            y, saved = residual_stack(blocks, params, x, add=self.period.norm == "pre", remat=self.remat, **arguments)
+        else:
+            y1, y2, saved = reversible_stack(blocks, params, x, x, mode=self.residual, **arguments)
+            y = jnp.concatenate([y1, y2], axis=-1)
+        mixed = [of_block[0] for of_block in saved]
+        if penalties := [kept["penalties"] for kept in mixed if jax.tree.leaves(kept["penalties"])]:
+            self.sow("penalties", "stack", sum(map(jnp.sum, penalties)))
+        return y, None if states is None else [kept["state"] for kept in mixed]
+
+    def read(self, source: Float[Array, "B S D"], *, padding_mask=None, segment_ids=None) -> list[SourceRows]:
+        """What each block of the period keeps of a source, with a leading axis over repeats; for `__call__`."""
+        self._make_parameters(source, None)
+        period, params = self.period.clone(parent=None), self.variables["params"]["period"]
+
+        def read(block):
+            name = f"crossing_{block}"
+            rows = lambda own: period.apply(
+                {"params": {name: own}}, block, source, padding_mask, segment_ids, method="read"
+            )
+            return jax.vmap(rows)(params[name])
+
+        return [read(block) for block in range(len(period.make_mixers))]
+
+    def _make_parameters(self, x, shared):
+        """The period's parameters with their axis over repeats, where they are being made."""
         if self.is_initializing():
             initialise = nn.vmap(
                 lambda period, x, shared: period(x, shared),
@@ -85,25 +131,15 @@ class Stack(nn.Module):
                 split_rngs={"params": True},
             )
             initialise(self.period, x[:1, :1], shared)
-        blocks = pure_blocks(self.period.clone(parent=None), deterministic)
-        params = self.variables["params"]["period"]
-        # A constant key where nothing is dropped: LSH rotations differ by layer and repeat from call to call.
-        base = jax.random.key(0) if deterministic else self.make_rng("dropout")
-        arguments = dict(
-            consts=dict(positions=positions, padding_mask=padding_mask, segment_ids=segment_ids, shared=shared),
-            states=None if states is None else [(state, None) for state in states],
-            keys=jax.random.split(base, (self.repeats, len(blocks), 2)),
-        )
-        params = [({mixing: params[mixing]}, {feeding: params[feeding]}) for mixing, feeding in self.period.names()]
-        x = jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
-        if self.residual == "residual":
-            y, saved = residual_stack(blocks, params, x, add=self.period.norm == "pre", remat=self.remat, **arguments)
-        else:
-            y1, y2, saved = reversible_stack(blocks, params, x, x, mode=self.residual, **arguments)
-            y = jnp.concatenate([y1, y2], axis=-1)
-        if penalties := [mixed["penalties"] for mixed, _ in saved if jax.tree.leaves(mixed["penalties"])]:
-            self.sow("penalties", "stack", sum(map(jnp.sum, penalties)))
-        return y, None if states is None else [mixed["state"] for mixed, _ in saved]
+
+    def _kept(self, states, sources):
+        """What every part of every block has beside its parameters: the mixer its state, the attention its source."""
+        if states is None and sources is None:
+            return None
+        nothing = [None] * len(self.period.make_mixers)
+        if sources is None:
+            return [(state, None) for state in states]
+        return [(state, source, None) for state, source in zip(states or nothing, sources, strict=True)]
 
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> list[Any]:
         """States before the first token: one per block of the period, with a leading axis over repeats."""
@@ -146,7 +182,7 @@ class Stack(nn.Module):
 
     def adapt(self, params, *, frozen: bool = False) -> list[dict[str, Any]]:
         """Attributes that the mixer of each block of the period should change; see `effjax.layers.Mixer.adapt`."""
-        own = [params["period"][name]["mixer"] for name, _ in self.period.names()]
+        own = [params["period"][name]["mixer"] for name, *_ in self.period.names()]
         return [mixer.adapt(params, frozen=frozen) for mixer, params in zip(self.period.mixers(), own)]
 
     def adapted(self, changes: list[dict[str, Any]]) -> "Stack":
@@ -169,9 +205,9 @@ class Stack(nn.Module):
 
 
 def pure_blocks(period: Period, deterministic: bool):
-    """The blocks of an unbound period as pairs of pure functions, the protocol of `effjax.ops.reversible`.
+    """The blocks of an unbound period as tuples of pure functions, the protocol of `effjax.ops.reversible`.
 
-    The mixing half keeps its new state, the choices to replay and its penalties; the feeding half has nothing to keep.
+    The mixing half keeps its new state, the choices to replay and its penalties; the others have nothing to keep.
     """
 
     def mixing(i):
@@ -194,6 +230,14 @@ def pure_blocks(period: Period, deterministic: bool):
 
         return half
 
+    def crossing(i):
+        def half(params, x, consts, source, key, saved):
+            rngs, rules = {"dropout": key}, {name: consts[name] for name in ("padding_mask", "segment_ids")}
+            options = dict(deterministic=deterministic, rngs=rngs, method="cross")
+            return period.apply({"params": params}, i, x, source, **rules, **options), ()
+
+        return half
+
     def feeding(i):
         def half(params, x, consts, state, key, saved):
             rngs = {"dropout": key}
@@ -201,4 +245,5 @@ def pure_blocks(period: Period, deterministic: bool):
 
         return half
 
-    return [(mixing(i), feeding(i)) for i in range(len(period.make_mixers))]
+    parts = (mixing, crossing, feeding) if period.make_cross else (mixing, feeding)
+    return [tuple(part(i) for part in parts) for i in range(len(period.make_mixers))]

@@ -126,12 +126,12 @@ class LogSparse(Pattern):
 FORMS = ("merged", "split", "local", "far")
 
 
-def _in_form(form, local, far, far_alone):
+def _in_form(form, local, far, far_alone, *, causal=True):
     """Two parts as the heads of a Sparse Transformer use them."""
     patterns = {"merged": local | far, "split": PerHead((local, far_alone)), "local": local, "far": far_alone}
     if form not in patterns:
         raise ValueError(f"form is {form!r}: it must be one of {', '.join(FORMS)}")
-    return Causal() & patterns[form]
+    return Causal() & patterns[form] if causal else patterns[form]
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,7 @@ class Fixed(Composite):
       summary: c, cells of a block that later blocks see.
       groups: g; head h sees the u-th c cells from the end of a block, u = h mod g.
       form: as in `Strided`. Under "far" a position also sees itself: the first ones would see nothing otherwise.
+      causal: False drops j <= i: a position sees the whole of its block and the summaries of all blocks.
 
     Source: Child et al. 2019 (arXiv 1904.10509), section 4.3; groups: `num_verts` of the authors' code.
     """
@@ -183,6 +184,7 @@ class Fixed(Composite):
     summary: int
     groups: int = 1
     form: str = "merged"
+    causal: bool = True
 
     def __post_init__(self):
         self.rule  # noqa: B018 - wrong sizes are found out now
@@ -195,7 +197,7 @@ class Fixed(Composite):
             raise ValueError(f"{product} must not exceed block = {self.block}")
         turns = [Summary(self.block, self.summary, skip=turn * self.summary) for turn in range(self.groups)]
         far = PerHead(tuple(turns)) if self.groups > 1 else turns[0]
-        return _in_form(self.form, BlockWindow(self.block), far, far | SlidingWindow(0))
+        return _in_form(self.form, BlockWindow(self.block), far, far | SlidingWindow(0), causal=self.causal)
 
 
 def big_bird(

@@ -11,12 +11,12 @@ Half = Callable[..., tuple[Array, Any]]
 
 
 def residual_stack(
-    blocks: Sequence[tuple[Half, Half]],
-    params: Sequence[tuple[Any, Any]],
+    blocks: Sequence[tuple[Half, ...]],
+    params: Sequence[tuple[Any, ...]],
     x: Float[Array, "B T D"],
     *,
     consts: Any = (),
-    states: Sequence[tuple[Any, Any]] | None = None,
+    states: Sequence[tuple[Any, ...]] | None = None,
     keys: Any = None,
     add: bool = True,
     remat: bool = False,
@@ -26,7 +26,8 @@ def residual_stack(
     With `add=False`, for blocks that hold their residual sums (post-norm), `x <- f(x); x <- g(x)`.
 
     Args:
-      blocks, params, consts, states, keys: as in `effjax.ops.reversible.reversible_stack`.
+      blocks, params, consts, states, keys: as in `effjax.ops.reversible.reversible_stack`, except that a block may
+        have any number of parts, each with a sum of its own, and that gradients flow to `states`.
       x: the stream, in the dtype in which residuals accumulate.
       add: whether the stack adds; see above.
       remat: recompute each block in the backward pass instead of keeping its activations.
@@ -38,7 +39,7 @@ def residual_stack(
     Source: He et al. 2016 (1603.05027); pre-norm blocks as in Child et al. 2019 (1904.10509).
     """
     if states is None:
-        states = [(None, None)] * len(blocks)
+        states = [(None,) * len(halves) for halves in blocks]
 
     def block(halves, x, params, states, keys):
         side = []

@@ -5,7 +5,19 @@ A task owns its data, its model and its measure; the training loop knows it by t
 `abstract_batch`, `loss`, `report`, `evaluate`, `sample`, and those of their base class, `effjax.tasks.task.Task`.
 """
 
+import importlib
+
 from effjax.errors import UserError
+
+TASKS = {  # module and class, imported when asked for
+    "language_modelling": ("language_modelling", "LanguageModelling"),
+    "masked_language_modelling": ("masked_language_modelling", "MaskedLanguageModelling"),
+    "classification": ("classification", "Classification"),
+    "forecasting": ("forecasting", "Forecasting"),
+    "speech": ("speech", "Speech"),
+    "translation": ("translation", "Translation"),
+    "summarisation": ("summarisation", "Summarisation"),
+}
 
 
 def make_task(config):
@@ -14,18 +26,7 @@ def make_task(config):
     Raises:
       UserError: no task of that name.
     """
-    if config.task == "language_modelling":
-        from effjax.tasks.language_modelling import LanguageModelling
-
-        return LanguageModelling(config)
-    if config.task == "masked_language_modelling":
-        from effjax.tasks.masked_language_modelling import MaskedLanguageModelling
-
-        return MaskedLanguageModelling(config)
-    if config.task == "speech":
-        from effjax.tasks.speech import Speech
-
-        return Speech(config)
-    raise UserError(
-        f"config.task={config.task!r}; 'language_modelling', 'masked_language_modelling' or 'speech' is allowed"
-    )
+    if config.task not in TASKS:
+        raise UserError(f"config.task={config.task!r}; one of {', '.join(TASKS)} is allowed")
+    module, name = TASKS[config.task]
+    return getattr(importlib.import_module(f"effjax.tasks.{module}"), name)(config)

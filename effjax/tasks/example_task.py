@@ -112,7 +112,7 @@ class ExampleTask(Task):
             for name, (total, weight) in self.score(params, batch).items():
                 before = sums.get(name, (0.0, 0.0))
                 sums[name] = (before[0] + float(total), before[1] + float(weight))
-        return self.report({name: total / max(weight, 1.0) for name, (total, weight) in sums.items()}, split)
+        return self.report({name: total / (weight or 1.0) for name, (total, weight) in sums.items()}, split)
 
     @functools.cached_property
     def score(self):

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from effjax.accounting.mult_adds import mult_adds
 from effjax.data import load_corpus
+from effjax.data.corpus import SEPARATED
 from effjax.data.placement import BATCH, global_rows, reader_share
 from effjax.data.scoring import scoring_batches, scoring_streams
 from effjax.data.streams import StreamReader
@@ -39,6 +41,7 @@ class LanguageModelling(Task):
     """
 
     _origin = None
+    keeps_apart = True  # documents, where the corpus has some
 
     def __init__(self, config):
         self.config = config
@@ -105,6 +108,15 @@ class LanguageModelling(Task):
         data = self.config.data
         return load_corpus(data.name, path=data.path or None, vocabulary=data.vocabulary)
 
+    @property
+    def separated(self) -> bool:
+        """Whether the text is of documents that do not see each other."""
+        return self.keeps_apart and self.config.data.name in SEPARATED
+
+    def documents(self, split: str) -> np.ndarray | None:
+        """Where the documents of a split begin, if they are to be kept apart."""
+        return self.corpus.documents[split] if self.separated else None
+
     def init(self, key: jax.Array):
         """Parameters, a nested dict of float32 arrays."""
         params = self.model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
@@ -154,6 +166,7 @@ class LanguageModelling(Task):
             seed=config.seed,
             process_index=process_index,
             process_count=process_count,
+            documents=self.documents("train"),
         )
         if config.data.reader == "windows":
             stride = config.data.stride or config.data.length
@@ -164,6 +177,9 @@ class LanguageModelling(Task):
         """Shapes of a global batch."""
         shape = (self.config.batch_size, self.config.data.length)
         batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in ("inputs", "targets")}
+        if self.separated:
+            batch["segment_ids"] = jax.ShapeDtypeStruct(shape, jnp.int32)
+            batch["weights"] = jax.ShapeDtypeStruct(shape, jnp.float32)
         if self.config.data.reader == "streams":
             batch["reset"] = jax.ShapeDtypeStruct(shape[:1], jnp.bool_)
         return batch
@@ -173,7 +189,8 @@ class LanguageModelling(Task):
 
         Args:
           params: parameters.
-          batch: `inputs` and `targets`, `[B, T]`; optionally `weights`, `padding_mask` `[B, T]`, `reset` `[B]`.
+          batch: `inputs` and `targets`, `[B, T]`; optionally `weights`, `padding_mask`, `segment_ids` `[B, T]`,
+            `reset` `[B]`.
           carry: see `initial_carry`.
           key: PRNG key of dropout and hashing.
           deterministic: no dropout, constant hashing.
@@ -192,6 +209,7 @@ class LanguageModelling(Task):
             batch["targets"],
             state,
             padding_mask=batch.get("padding_mask"),
+            segment_ids=batch.get("segment_ids"),
             deterministic=deterministic,
             rngs=None if key is None else {"dropout": key},
             mutable=["penalties"],
@@ -283,6 +301,7 @@ class LanguageModelling(Task):
         """The batches of `evaluate`, of `batch_size` rows each; `place` says which of them are this process's."""
         tokens = self.corpus.splits[split]
         tokens = tokens[: limit + 1] if limit else tokens
+        place["documents"] = self.documents(split)
         if self.config.eval.reader == "streams":
             return scoring_streams(tokens, length=context, streams=streams, **place)
         return scoring_batches(tokens, context=context, stride=stride, **place)
@@ -326,6 +345,9 @@ class LanguageModelling(Task):
     def generation_state(self, length: int):
         """What generating one stream of `length` tokens keeps in memory."""
         return self.model.initial_state(1, self.model.dtype, max_length=length)
+
+    def mult_adds(self) -> dict[str, float]:
+        return {"30 tokens": mult_adds(self.model, 30)}
 
     def encode_prompt(self, prompt: str) -> np.ndarray:
         """The ids of a prompt, whatever bytes the command line took it from."""

@@ -17,7 +17,7 @@ class MaskedLanguageModelling(LanguageModelling):
 
     15 % of the tokens are to be predicted (see `effjax.data.masking`): in training others in every step, as a function
     of `config.seed` and the step; in scores always the same ones of a split. The model has one id more than the
-    vocabulary, the mask.
+    vocabulary, the mask. Documents of a text run on into each other.
 
     Args:
       config: a whole configuration; this task reads `data`, `model`, `eval`, `batch_size`, `dtype`, `seed`.
@@ -27,6 +27,8 @@ class MaskedLanguageModelling(LanguageModelling):
 
     Source: Devlin et al. 2019 (1810.04805), section 3.1; as in RoBERTa (1907.11692), gaps are drawn as training goes.
     """
+
+    keeps_apart = False
 
     def make_model(self, section):
         return make_encoder(section, vocab_size=self.vocabulary.size + 1, dtype=DTYPES[self.config.dtype])

@@ -11,11 +11,21 @@ class Task:
     """A model, its data and its measure under one configuration, `config`; see `effjax.tasks` for its methods.
 
     Made by `type(task)(config)`.
+
+    Attributes:
+      workdir: the run's directory, where a task keeps what it learned of its data and needs for predictions; None where
+        there is none. Whoever trains, scores or predicts sets it.
     """
+
+    workdir = None
 
     def at_stage(self, config) -> Self:
         """The task as it is in a stage (`effjax.training.stages`) whose configuration is `config`."""
-        return self if config is self.config else type(self)(config)
+        if config is self.config:
+            return self
+        task = type(self)(config)
+        task.workdir = self.workdir
+        return task
 
     def adapt(self, params, *, frozen: bool = False) -> Self:
         """The task whose model suits these parameters: where a static size, such as the longest span, follows what is
@@ -56,6 +66,14 @@ class Task:
         what the loss handed on, stacked over the pieces of an accumulated step."""
         del step, key, carry
         return params
+
+    def mult_adds(self) -> dict[str, float]:
+        """Multiplications and additions of an input of a customary size, by the size, where a paper counts them."""
+        return {}
+
+    def notes(self) -> dict[str, str]:
+        """How the scores of the last `evaluate` were measured, where numbers do not tell."""
+        return {}
 
     def predict(self, params, source: str, *, key: jax.Array) -> dict[str, Any]:
         """What the model makes of one input, for `effjax.predict`.

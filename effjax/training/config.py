@@ -26,10 +26,14 @@ FIELDS = (
     (
         "data.name",
         "enwik8_sample",
-        "enwik8_sample (with effjax), enwik8, text8, wikitext103, bytes_file or token_files",
+        "enwik8_sample (with effjax), enwik8, text8, wikitext103, pg19, bytes_file or token_files",
     ),
     ("data.path", "", "a raw, .zip, .gz or .xz file (tokens: a .zip or a folder) to read instead of downloading"),
-    ("data.vocabulary", "bytes", "bytes, bytes+2, drop_newlines, newline_eos, text8, text8_eos or words:N"),
+    (
+        "data.vocabulary",
+        "bytes",
+        "bytes, bytes+2, drop_newlines, newline_eos, text8, text8_eos, words:N or hashed_words:N",
+    ),
     ("data.reader", "windows", "windows (shuffled) or streams (in order, state carried from step to step)"),
     ("data.length", 512, "targets per sequence"),
     ("data.stride", 0, "distance between the starts of two windows; 0: data.length"),

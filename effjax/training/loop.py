@@ -42,6 +42,7 @@ def train(task, config, workdir: str) -> dict[str, float]:
     workdir = open_workdir(workdir)
     check_config(config)
     check_same_run(workdir, config)
+    task.workdir = workdir
     mesh = make_mesh(config.mesh, jax.devices())
     legs = plan_legs(task, stages_of(config), mesh)
     n_parameters = sum(leaf.size for leaf in jax.tree.leaves(legs[0].state.params))

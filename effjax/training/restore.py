@@ -4,6 +4,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from effjax.errors import UserError
+from effjax.training.averaging import AVERAGE, average_params
 from effjax.training.checkpoints import restore_params
 from effjax.training.sharding import make_mesh
 from effjax.training.workdir import load_saved_config, open_workdir
@@ -15,7 +16,7 @@ def restore_on_all_devices(task, workdir: str, which: str = "latest") -> tuple[i
     Args:
       task: the task of the run's configuration, `task.config`.
       workdir: the run's directory.
-      which: "latest", "best" (by the valid score) or a step.
+      which: "latest", "best" (by the valid score), a step, or "average:N", the mean of the last N.
 
     Returns:
       The checkpoint's step, the parameters, and the mesh, all of whose devices are along `data`.
@@ -33,5 +34,10 @@ def restore_on_all_devices(task, workdir: str, which: str = "latest") -> tuple[i
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
         jax.eval_shape(task.init, jax.random.key(0)),
     )
-    step, params = restore_params(directory, params, which=which)
+    if which.startswith(AVERAGE):
+        if not which.removeprefix(AVERAGE).isdecimal():
+            raise UserError(f"checkpoint {which!r}; latest, best, a step or {AVERAGE}N is allowed")
+        step, params = average_params(directory, params, int(which.removeprefix(AVERAGE)))
+    else:
+        step, params = restore_params(directory, params, which=which)
     return step, params, mesh

@@ -29,18 +29,18 @@ ROUNDS = (0, 1, 2, 4, 8)  # 0: full attention
 def main(argv=None) -> None:
     parser = cli.plain_parser("duplication", __doc__)
     for name, value, text in (
-        ("length", 256, "tokens of a sequence, even"),
-        ("symbols", 127, "symbols that w is made of"),
-        ("d_model", 128, "width of the layer and of its feed-forward network"),
+        ("length", 128, "tokens of a sequence, even"),
+        ("symbols", 63, "symbols that w is made of"),
+        ("d_model", 64, "width of the layer and of its feed-forward network"),
         ("n_heads", 4, "heads"),
-        ("chunk_size", 32, "tokens in a sorted chunk; as many buckets as chunks"),
+        ("chunk_size", 16, "tokens in a sorted chunk; as many buckets as chunks"),
         ("batch_size", 16, "sequences a step"),
         ("steps", 3000, "training steps"),
         ("test_sequences", 256, "sequences to evaluate on"),
         ("seed", 0, "of everything"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default: %(default)s)")
-    parser.add_argument("--learning_rate", type=float, default=1e-3, help="peak, cosine decay (default: %(default)s)")
+    parser.add_argument("--learning_rate", type=float, default=2e-3, help="peak, cosine decay (default: %(default)s)")
     parser.add_argument("--train", default="0,1,2,4,8", help="rounds to train with, 0 is full (default: %(default)s)")
     parser.add_argument("--output", default=str(HERE / "metrics"), help="(default: beside this file)")
     args = parser.parse_args(argv)

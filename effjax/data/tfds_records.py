@@ -1,0 +1,37 @@
+"""Examples of a dataset of TensorFlow Datasets by name, without TensorFlow, prepared on the first call."""
+
+from collections.abc import Iterator
+
+from effjax.errors import UserError
+
+
+def tfds_records(name: str, split: str, data_dir: str | None = None) -> Iterator[dict]:
+    """The examples of a split, in the order of its files.
+
+    Args:
+      name: of the dataset, such as "cifar10".
+      split: "train", "test", or a part such as "train[:90%]".
+      data_dir: where datasets are kept; None: `TFDS_DATA_DIR` or ~/tensorflow_datasets.
+
+    Raises:
+      UserError: it is neither prepared nor to be downloaded.
+    """
+    import sys
+
+    import tensorflow_datasets as tfds
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        if not builder.data_path.exists():
+            builder.download_and_prepare()
+        source = builder.as_data_source(split=split)
+    except Exception as error:  # TensorFlow Datasets and its downloader have no common type
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(
+            f"the dataset {name} could not be had from TensorFlow Datasets ({reason}): run once where there is a "
+            "network, or give --config.data.path="
+        ) from error
+    for i in range(len(source)):
+        yield source[i]
