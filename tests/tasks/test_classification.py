@@ -73,10 +73,10 @@ def test_lists_train_score_and_predict(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "write", "settings", "source"),
     [
-        ("lra_text.py:tiny", records.write_imdb, {"data.length": 64}, "a fine film"),
-        ("lra_retrieval.py:tiny", records.write_aan, {"data.length": 64}, "one text\tanother text"),
-        ("lra_image.py:tiny", records.write_cifar, {"model.axial.dims": (16,)}, None),
-        ("lra_pathfinder.py:tiny", records.write_pathfinder, {}, None),
+        ("lra_text.py:tiny", records.write_imdb, {"data.length": 32}, "a fine film"),
+        ("lra_retrieval.py:tiny", records.write_aan, {"data.length": 32}, "one text\tanother text"),
+        ("lra_image.py:tiny", records.write_cifar, {"data.length": 48, "model.axial.dims": (16,)}, None),
+        ("lra_pathfinder.py:tiny", records.write_pathfinder, {"data.length": 48}, None),
         ("longformer_hyperpartisan.py:tiny", records.write_hyperpartisan, HYPERPARTISAN, "A fine article."),
     ],
 )
