@@ -73,6 +73,14 @@ class Task:
         del carry
         return params
 
+    def mult_adds(self) -> dict[str, float]:
+        """Multiplications and additions of an input of a customary size, by the size, where a paper counts them."""
+        return {}
+
+    def notes(self) -> dict[str, str]:
+        """How the scores of the last `evaluate` were measured, where numbers do not tell."""
+        return {}
+
     def predict(self, params, source: str, *, key: jax.Array) -> dict[str, Any]:
         """What the model makes of one input, for `effjax.predict`.
 

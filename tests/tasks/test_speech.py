@@ -76,7 +76,7 @@ def stepped(accumulate):
     @jax.jit
     def run(key):
         state = initial_state(task, optimizer, config, key)
-        pieces = [jax.tree.map(lambda x, i=i: x[i::accumulate], batch) for i in range(accumulate)]
+        pieces = [jax.tree.map(lambda x, i=i: jnp.asarray(x[i::accumulate]), batch) for i in range(accumulate)]
         losses = [task.loss(state.params, piece, key=key, deterministic=False) for piece in pieces]
         return state, make_train_step(task, optimizer, config)(state, batch), [carry for _, (_, carry) in losses]
 
