@@ -6,9 +6,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from effjax.layers.dense import Dense, Embed
 from effjax.layers.feed_forward import ACTIVATIONS
 from effjax.layers.mixer import at_least_one
 from effjax.ops.cross_entropy import chunked_cross_entropy
+from effjax.ops.dense import whole_kernel
 
 
 class HeadTransform(nn.Module):
@@ -74,13 +76,13 @@ class Vocabulary(nn.Module):
             raise ValueError(f"loss_chunk_size={self.loss_chunk_size}; 0 (no slices) or more tokens is allowed")
 
     def setup(self):
-        self.embedding = nn.Embed(self.vocab_size, self.d_model, dtype=self.dtype)
+        self.embedding = Embed(self.vocab_size, self.d_model, dtype=self.dtype)
         if self.transform:
             self.head_transform = HeadTransform(self.transform, self.epsilon, dtype=self.dtype)
         if self.tied:
             self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
         else:
-            self.head = nn.Dense(self.vocab_size, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
+            self.head = Dense(self.vocab_size, dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
 
     def embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Vectors of tokens."""
@@ -125,8 +127,8 @@ class Vocabulary(nn.Module):
                     f"tied=True with vectors of width {hidden.shape[-1]} (two streams of a reversible stack) and "
                     f"embeddings of width {self.d_model}: they must agree"
                 )
-            return hidden, self.embedding.embedding.T, self.bias
+            return hidden, whole_kernel(self.embedding.embedding, jnp.float32).T, self.bias
         if self.is_initializing():
             self.head(hidden)
         head = self.head.variables["params"]
-        return hidden, head["kernel"], head["bias"]
+        return hidden, whole_kernel(head["kernel"], jnp.float32), head["bias"]

@@ -5,6 +5,8 @@ from functools import partial
 import jax
 from jax import lax
 
+from effjax.ops.kernels import is_kernel
+
 
 def dense_dot(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
     """`lax.dot_general` of activations with a kernel, the same values and gradients: `dW = x^T g`.
@@ -14,7 +16,7 @@ def dense_dot(x, kernel, dimension_numbers, precision=None, preferred_element_ty
 
     Args:
       x: activations; the contracted axes are the last ones.
-      kernel: the contracted axes are the first ones.
+      kernel: the contracted axes are the first ones; an array, or what stands in its place (`effjax.ops.kernels`).
       dimension_numbers, precision, preferred_element_type: as of `lax.dot_general`, without batch axes.
 
     Raises:
@@ -24,7 +26,15 @@ def dense_dot(x, kernel, dimension_numbers, precision=None, preferred_element_ty
     n = len(ours)
     if any(batch) or tuple(ours) != tuple(range(x.ndim - n, x.ndim)) or tuple(theirs) != tuple(range(n)):
         raise ValueError(f"dimension_numbers={dimension_numbers}; the last axes of x with the first of the kernel")
+    if is_kernel(kernel):
+        product = lambda x, kernel: _dot(x, kernel, n, precision, preferred_element_type)
+        return kernel.dot(x, n, product, preferred_element_type)
     return _dot(x, kernel, n, precision, preferred_element_type)
+
+
+def whole_kernel(kernel, dtype):
+    """The array of a kernel that is not used by `dense_dot`, whatever stands in its place."""
+    return kernel.array(dtype) if is_kernel(kernel) else kernel.astype(dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

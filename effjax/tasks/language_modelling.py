@@ -147,7 +147,7 @@ class LanguageModelling(Task):
     def fits(self, params) -> jax.Array:
         return self.model.fits(params)
 
-    def after_update(self, params, *, step: jax.Array, key: jax.Array, carry=()):
+    def after_update(self, params, *, step: jax.Array, key: jax.Array):
         """Parameters after every layer's own rule, which follows an update of the optimizer."""
         return self.model.after_update(params, step=step, key=key)
 
