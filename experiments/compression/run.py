@@ -41,6 +41,7 @@ def main(argv=None) -> None:
     parser.add_argument("--families", default="full,longformer,lsh,performer,transformer_xl", help="with commas")
     parser.add_argument("--ways", default="all", help="all, or names with commas")
     parser.add_argument("--seed", type=int, default=0, help="of the runs (default: %(default)s)")
+    parser.add_argument("--calibration_batches", type=int, default=64, help="for static scales (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=60, help="of fine-tuning (default: %(default)s)")
     parser.add_argument("--test_targets", type=int, default=65_536, help="bytes scored (default: %(default)s)")
     parser.add_argument("--workdir", default="runs/compression", help="of fine-tuned models (default: %(default)s)")
@@ -125,7 +126,7 @@ def quantized(run: Run, mode: str, *, rules=(), params=None, states: bool = Fals
     kernels = select(find_kernels(task.init), rules, field="rules")
     scales = None
     if mode == "int8_static":
-        batches = training_batches(task, 64)
+        batches = training_batches(task, run.args.calibration_batches)
         carry = task.initial_carry(run.config.batch_size)
         scales = calibrate(task.loss, params, batches, kernels, carry)
     small = jax.jit(lambda params: quantize_params(params, kernels, mode, 32, scales))(params)
