@@ -5,7 +5,7 @@ import functools
 import jax
 
 from effjax.compression.kernels import find_kernels, select
-from effjax.compression.schemes import MODES, quantize_params, round_params
+from effjax.compression.quantize import MODES, quantize_params, round_params
 from effjax.errors import UserError
 
 

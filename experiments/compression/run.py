@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from effjax import cli
 from effjax.compression.calibrate import calibrate, training_batches
 from effjax.compression.kernels import find_kernels, select
-from effjax.compression.masking import sparsity_of, targets_of
+from effjax.compression.prune import sparsity_of, targets_of
 from effjax.compression.pruning_run import prune_run
-from effjax.compression.schemes import kernel_losses, nbytes, quantize_params
+from effjax.compression.quantize import kernel_losses, nbytes, quantize_params
 from effjax.compression.training import pruning_plan
 from effjax.errors import UserError
 from effjax.tasks import make_task
@@ -119,7 +119,7 @@ def bfloat16(run: Run) -> dict:
 
 
 def quantized(run: Run, mode: str, *, rules=(), params=None, states: bool = False) -> dict:
-    """A mode of `effjax.compression.schemes.MODES`, applied after training."""
+    """A mode of `effjax.compression.quantize.MODES`, applied after training."""
     params = run.params if params is None else params
     settings = dict(quantization__mode=mode, quantization__rules=rules, quantization__states=states)
     task = task_of(run.with_settings())

@@ -9,7 +9,7 @@ import pytest
 
 from effjax.compression.calibrate import calibrate
 from effjax.compression.kernels import find_kernels, select
-from effjax.compression.schemes import MODES, kernel_losses, nbytes, quantize_params, quantized_bytes
+from effjax.compression.quantize import MODES, kernel_losses, nbytes, quantize_params, quantized_bytes
 from effjax.errors import UserError
 from effjax.layers import MIXERS
 from effjax.models.generation import generate
