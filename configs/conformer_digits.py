@@ -29,7 +29,7 @@ def get_config(preset: str = ""):
         raise UserError(f"preset={preset!r}; one of {', '.join(repr(name) for name in PRESETS)} is allowed")
     config = base_config()
     config.task = "speech"
-    config.steps = 1000
+    config.steps = 400
     config.batch_size = 16
     config.data.name = "spoken_digits"
     config.model = conformer_config()
@@ -39,10 +39,10 @@ def get_config(preset: str = ""):
         units=WORDS, sample_rate=SAMPLE_RATE, n_mels=40, length=5 * SAMPLE_RATE, labels=8, digits=(3, 7)
     )
     config.options.augment.update(frequency_width=8, n_time_masks=4, time_width=20)
-    config.optimizer.update(name="adamw", schedule="cosine", learning_rate=2e-3, warmup=100, weight_decay=1e-2)
-    config.eval.update(every=250, batch_size=20, metric="word_error_rate")
-    config.checkpoint.every = 250
-    config.log_every = 25
+    config.optimizer.update(name="adamw", schedule="cosine", learning_rate=2e-3, warmup=50, weight_decay=1e-2)
+    config.eval.update(every=100, batch_size=20, metric="word_error_rate")
+    config.checkpoint.every = 50
+    config.log_every = 10
     config.sample.length = 0
     if preset == "transducer":
         config.options.loss = "transducer"
@@ -58,7 +58,7 @@ def get_config(preset: str = ""):
 def tiny(config):
     """One block of width 16 over strings of at most 3 digits and a second."""
     config.steps = 20
-    config.batch_size = 4
+    config.batch_size = 8
     config.data.name = "spoken_digits_sample"
     config.model.update(d_model=16, n_layers=1, n_heads=2, kernel_size=3, decoder_width=16, joint_width=16)
     config.options.update(n_mels=16, length=SAMPLE_RATE, labels=3, digits=(1, 3))

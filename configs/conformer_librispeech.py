@@ -63,7 +63,7 @@ def get_config(preset: str = ""):
         slice_of(config)
     if preset == "tiny":
         config.steps = 2
-        config.batch_size = config.eval.batch_size = 2
+        config.batch_size = config.eval.batch_size = 8
         config.model.update(d_model=16, n_layers=1, n_heads=2, kernel_size=3)
         config.options.update(n_mels=16, length=64_000)
         config.eval.update(every=2, limit=2)

@@ -1,7 +1,7 @@
 """Utterances as examples: sound or features and the symbols of what is said, in batches of one shape."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,17 +31,17 @@ class Utterance:
 
 
 class Units:
-    """The symbols of transcripts: characters, or whole words. Id 0 is the blank.
+    """The symbols of transcripts: characters, or whole words where one of them is longer. Id 0 is the blank.
 
     Args:
-      symbols: a text, whose characters are the symbols, or a tuple of words.
+      symbols: different ones.
 
     Raises:
       UserError: no symbols, or one that is there twice.
     """
 
-    def __init__(self, symbols: str | tuple[str, ...]):
-        self.symbols, self.of_words = tuple(symbols), isinstance(symbols, tuple)
+    def __init__(self, symbols: Sequence[str]):
+        self.symbols, self.of_words = tuple(symbols), any(len(symbol) > 1 for symbol in symbols)
         if not self.symbols or len(set(self.symbols)) < len(self.symbols):
             raise UserError(f"config.options.units={symbols!r}; different symbols, one or more, are allowed")
         self._ids = {symbol: i for i, symbol in enumerate(self.symbols, 1)}

@@ -45,6 +45,10 @@ class Stack(nn.Module):
     small_states: bool = False
 
     def __post_init__(self):
+        owner = self.period.parent
+        if isinstance(owner, nn.Module) and not isinstance(owner, Stack):
+            # A period made within a compact method belongs to that method's module, and its parameters would too.
+            self.period = self.period.clone(parent=None, name=None)
         super().__post_init__()
         if self.residual not in RESIDUALS:
             raise ValueError(f"residual={self.residual!r}; one of {', '.join(RESIDUALS)} is allowed")
@@ -71,6 +75,7 @@ class Stack(nn.Module):
         positions=None,
         padding_mask=None,
         segment_ids=None,
+        global_mask=None,
         shared=None,
         sources=None,
         deterministic: bool = True,
@@ -81,6 +86,7 @@ class Stack(nn.Module):
           x: embeddings, padded positions already neutral.
           states: what `initial_state` or an earlier piece gave, or None.
           positions, padding_mask, segment_ids, deterministic: as in `effjax.layers.Mixer`.
+          global_mask: as in `effjax.layers.LongformerAttention`, which all mixers then have to be.
           shared: parameters that the blocks share, see `shared_params`.
           sources: what `read` gave, where blocks look up a source.
 
@@ -88,12 +94,20 @@ class Stack(nn.Module):
           `[B, T, D]` (residual) or `[B, T, 2 D]` (reversible), float32; and the states after this piece, or None.
         """
         self._make_parameters(x, shared)
+        if global_mask is not None and not all(hasattr(mixer, "max_global") for mixer in self.period.mixers()):
+            raise ValueError("global_mask for a stack with mixers that know no global tokens; None is allowed")
         blocks = pure_blocks(self.period.clone(parent=None), deterministic, small_states=self.small_states)
         params = self.variables["params"]["period"]
         # A constant key where nothing is dropped: LSH rotations differ by layer and repeat from call to call.
         base = jax.random.key(0) if deterministic else self.make_rng("dropout")
         arguments = dict(
-            consts=dict(positions=positions, padding_mask=padding_mask, segment_ids=segment_ids, shared=shared),
+            consts=dict(
+                positions=positions,
+                padding_mask=padding_mask,
+                segment_ids=segment_ids,
+                global_mask=global_mask,
+                shared=shared,
+            ),
             states=self._kept(states, sources),
             keys=jax.random.split(base, (self.repeats, len(blocks), len(blocks[0]))),
         )

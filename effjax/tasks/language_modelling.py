@@ -78,7 +78,7 @@ class LanguageModelling(Task):
         if longest is not None and max(config.data.length, config.eval.context) > longest:
             raise UserError(
                 f"config.data.length={config.data.length} and config.eval.context={config.eval.context} must not "
-                f"exceed the {longest} positions of config.model.axial.shape"
+                f"exceed the {longest} positions of config.model.positions={config.model.positions!r}"
             )
         readers = {"data": config.data.reader, "eval": config.eval.reader}
         streamed = next((name for name, reader in readers.items() if reader == "streams"), None)
@@ -147,7 +147,7 @@ class LanguageModelling(Task):
     def fits(self, params) -> jax.Array:
         return self.model.fits(params)
 
-    def after_update(self, params, *, step: jax.Array, key: jax.Array, carry=()):
+    def after_update(self, params, *, step: jax.Array, key: jax.Array):
         """Parameters after every layer's own rule, which follows an update of the optimizer."""
         return self.model.after_update(params, step=step, key=key)
 

@@ -48,14 +48,14 @@ def conformer_config() -> ConfigDict:
 def speech_options() -> ConfigDict:
     """The fields of `config.options`.
 
-    `loss`: ctc or transducer. `units`: a text of characters or a tuple of words. `front_end`: log_mel of sound, or
+    `loss`: ctc or transducer. `units`: characters, or words. `front_end`: log_mel of sound, or
     features that were computed before. `length` and `labels`: of a row, in samples (features: frames) and symbols.
     `beam`: prefixes kept in decoding, 0: greedy. `fill`, `drop_longer`: see `effjax.data.utterances`.
     """
     return ConfigDict(
         dict(
             loss="ctc",
-            units=" 'ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+            units=tuple(" 'ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
             front_end="log_mel",
             sample_rate=16_000,
             n_mels=80,
@@ -78,7 +78,7 @@ class Speech(ExampleTask):
     """Transcribes utterances: loss is the mean of `-log p(y | x)` per label, in nats.
 
     Parameters are the collections of the model, `params` and `batch_stats`: the loss hands the new running statistics
-    of the batch norms on as its carry, and `after_update` puts them among the parameters, so that a checkpoint's
+    of the batch norms on as its carry, and `absorb` puts them among the parameters, so that a checkpoint's
     parameters are all that scoring needs. Scores are the error rates of words and characters over the whole split.
 
     Args:
@@ -161,9 +161,8 @@ class Speech(ExampleTask):
         shapes = jax.eval_shape(self.init, jax.random.key(0))["batch_stats"]
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    def after_update(self, params, *, step, key, carry):
+    def absorb(self, params, carry):
         """The statistics of the step among the parameters; of an accumulated one the mean over its pieces."""
-        del step, key
         return params | {"batch_stats": jax.tree.map(lambda pieces: pieces.mean(0), carry)}
 
     def features(self, batch):

@@ -60,20 +60,18 @@ class Task:
         del adapted
         return self
 
-    def after_update(self, params, *, step, key, carry):
-        """Parameters after the layers' own rules (bounds, random features drawn anew, statistics of the batch), which
-        follow every update of the optimizer; `step` counts the updates before this one, `key` is the step's, `carry`
-        what the loss handed on, stacked over the pieces of an accumulated step."""
-        del step, key, carry
+    def after_update(self, params, *, step, key):
+        """Parameters after the layers' own rules (bounds, random features drawn anew), which follow every update of the
+        optimizer; `step` counts the updates before this one, `key` is the step's."""
+        del step, key
         return params
 
-    def mult_adds(self) -> dict[str, float]:
-        """Multiplications and additions of an input of a customary size, by the size, where a paper counts them."""
-        return {}
-
-    def notes(self) -> dict[str, str]:
-        """How the scores of the last `evaluate` were measured, where numbers do not tell."""
-        return {}
+    def absorb(self, params, carry):
+        """Parameters with what the loss of a step has found out beside its gradient, such as statistics of the batch,
+        and handed on as its carry, stacked over the pieces of an accumulated step. What belongs to scoring must be
+        among the parameters, since a checkpoint's parameters are all that it reads."""
+        del carry
+        return params
 
     def predict(self, params, source: str, *, key: jax.Array) -> dict[str, Any]:
         """What the model makes of one input, for `effjax.predict`.

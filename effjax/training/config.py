@@ -32,7 +32,7 @@ FIELDS = (
     (
         "data.vocabulary",
         "bytes",
-        "bytes, bytes+2, drop_newlines, newline_eos, text8, text8_eos, words:N or hashed_words:N",
+        "bytes, bytes+2, drop_newlines, newline_eos, text8, text8_eos, words:N, hashed_words:N or ids:N",
     ),
     ("data.reader", "windows", "windows (shuffled) or streams (in order, state carried from step to step)"),
     ("data.length", 512, "targets per sequence"),

@@ -47,7 +47,8 @@ def make_train_step(task, optimizer: optax.GradientTransformation, config) -> Ca
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        params = task.after_update(params, step=state.step, key=jax.random.fold_in(key, AFTER_UPDATE), carry=carry)
+        params = task.after_update(params, step=state.step, key=jax.random.fold_in(key, AFTER_UPDATE))
+        params = task.absorb(params, carry)
         learning_rate = schedule(scheduled_updates(state.opt_state))
         metrics |= {"grad_norm": (grad_norm, 1.0), "learning_rate": (learning_rate, 1.0)}
 
