@@ -34,6 +34,9 @@ class Quantized:
         if mode != "none" and (config.quantization.group < 2 or config.quantization.group % 2):
             raise UserError(f"config.quantization.group={config.quantization.group}; 2, 4, 6, … are allowed")
         super().__init__(config)
+        stack = getattr(getattr(self, "model", None), "stack", None)
+        if config.quantization.states and not getattr(stack, "small_states", False):
+            raise UserError(f"config.quantization.states=True: {config.task} has no streams; False is allowed")
 
     @functools.cached_property
     def kernels(self):
@@ -70,11 +73,5 @@ class Quantized:
 
 
 def with_small_states(model):
-    """A decoder whose streams keep keys, values and memories in 8 bits.
-
-    Raises:
-      UserError: a model that does not stream.
-    """
-    if not hasattr(model, "initial_state"):
-        raise UserError(f"config.quantization.states=True: {type(model).__name__} has no states; False is allowed")
+    """A decoder whose streams keep keys, values and memories in 8 bits."""
     return model.clone(stack=model.stack.clone(small_states=True))
