@@ -7,6 +7,7 @@ import jax
 from effjax.compression.kernels import find_kernels, select
 from effjax.compression.quantize import MODES, quantize_params, round_params
 from effjax.errors import UserError
+from effjax.models.decoder import Decoder
 
 
 def is_quantized(config) -> bool:
@@ -47,7 +48,9 @@ class Quantized:
 
     def make_model(self, section):
         model = super().make_model(section)
-        return with_small_states(model) if self.config.quantization.states else model
+        if not self.config.quantization.states or type(model) is not Decoder:
+            return model
+        return model.clone(stack=model.stack.clone(small_states=True))
 
     def init(self, key: jax.Array):
         params, settings = super().init(key), self.config.quantization
@@ -70,8 +73,3 @@ class Quantized:
 
     def predict(self, params, *args, **kwargs):
         return super().predict(self.rounded(params), *args, **kwargs)
-
-
-def with_small_states(model):
-    """A decoder whose streams keep keys, values and memories in 8 bits."""
-    return model.clone(stack=model.stack.clone(small_states=True))

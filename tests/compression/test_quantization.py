@@ -169,11 +169,10 @@ def test_rules_choose_kernels_and_wrong_ones_are_errors():
 
 
 def test_settings_that_do_not_exist_are_errors():
-    config = tiny_config("full")
     for settings, message in (
         (dict(quantization__mode="int7"), "one of int8_weight_only"),
         (dict(quantization__mode="int4_weight_only", quantization__group=5), "group=5"),
     ):
         with pytest.raises(UserError, match=message):
-            make_task(with_settings(config, **settings))
+            make_task(with_settings(tiny_config("full"), **settings))
     assert set(MODES) == {"int8_weight_only", "int4_weight_only", "int8_dynamic", "int8_static"}
