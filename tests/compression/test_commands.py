@@ -122,7 +122,7 @@ def silenced(config, structure, sparsity):
     ("name", "structure"),
     [
         ("full", "heads"),
-        ("full", "neurons"),
+        pytest.param("full", "neurons", marks=pytest.mark.slow),
         pytest.param("longformer", "heads", marks=pytest.mark.slow),
         pytest.param("performer", "heads", marks=pytest.mark.slow),
         pytest.param("adaptive_span", "heads", marks=pytest.mark.slow),
@@ -144,6 +144,7 @@ def test_a_model_without_its_silent_heads_or_neurons_is_the_same_function(name, 
         assert count(small) - count(removed) == fewer
 
 
+@pytest.mark.slow
 def test_layers_that_silence_unlike_numbers_lose_what_all_can_spare():
     config = with_settings(tiny_config("full"), model__n_heads=4, model__head_dim=4)
     kernels, small = silenced(config, "heads", 0.25)
