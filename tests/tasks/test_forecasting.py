@@ -46,6 +46,11 @@ def small_task(**settings):
     return task, jax.jit(task.init)(jax.random.key(0))
 
 
+@functools.cache
+def forecasting(task):
+    return jax.jit(task.forecast)
+
+
 def write_csv(path, rows=40, names=("temp_max", "elsewhere")):
     series = load_series("seattle_weather")
     lines = [",".join(("date", *names))]
@@ -77,7 +82,7 @@ def test_files_that_cannot_be_forecast_are_named(text, message, tmp_path):
 
 
 def test_scores_are_those_of_forecasts_that_see_nothing_of_what_comes():
-    task, params = small_task()
+    task, params = small_task(options__scaling="mean_abs")
     scores = task.evaluate(params, "test")
     windows = task.examples("test")
     assert len(windows) == 2 * 4  # two weeks, four series
@@ -85,11 +90,10 @@ def test_scores_are_those_of_forecasts_that_see_nothing_of_what_comes():
     values = batch["inputs"][:, 28:].copy()
     batch["inputs"][:, 28:] = np.nan
     keys = jax.vmap(lambda window: jax.random.fold_in(jax.random.key(task.config.seed), window))(jnp.arange(8))
-    samples = jax.jit(task.forecast)(params, batch, keys)
+    samples = forecasting(task)(params, batch, keys)
     for rho in (0.5, 0.9):
         losses = quantile_loss(jnp.asarray(values), jnp.quantile(samples, rho, axis=1), rho=rho)
         assert scores[f"rho_{rho}"] == pytest.approx(float(2 * losses.sum() / np.abs(values).sum()), rel=1e-4)
-    assert task.evaluate(params, "test", batch_size=3) == pytest.approx(scores, rel=1e-4)
 
 
 def test_loss_is_the_mean_over_the_window_and_in_scores_over_the_horizon():
@@ -117,7 +121,7 @@ def test_forecasts_follow_the_scale_of_a_series():
     task, params = small_task(options__scaling="mean_abs")
     batch = task.examples("test").batch(np.arange(8), None)
     keys = jax.random.split(jax.random.key(0), 8)
-    forecast = jax.jit(task.forecast)
+    forecast = forecasting(task)
     plain = forecast(params, batch, keys)
     thousand = forecast(params, batch | {"inputs": 1000 * batch["inputs"]}, keys)
     np.testing.assert_allclose(thousand, 1000 * plain, rtol=1e-3, atol=1e-1)
@@ -180,10 +184,7 @@ def test_learns_more_than_last_week_tells_scores_it_and_forecasts_a_file(tmp_pat
     assert float(lines[1].split()[3]) == pytest.approx(known["0.5"][0], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    "preset",
-    ["electricity", "electricity_7_days", "traffic", "traffic_7_days", "etth1", "etth2", "exchange_rate", "m4_hourly"],
-)
+@pytest.mark.parametrize("preset", ["electricity", "traffic_7_days", "etth2", "exchange_rate", "m4_hourly"])
 def test_every_preset_is_a_task(preset):
     config = load_config(f"configs/logsparse_forecasting.py:{preset}")
     task = make_task(config)
