@@ -92,7 +92,7 @@ def run(params, statistics, x, cotangent, *, positions, train):
         ("relative", "eval"),
         pytest.param("relative", "train", marks=pytest.mark.slow),
         pytest.param("rotary", "eval", marks=pytest.mark.slow),
-        ("rotary", "train"),
+        pytest.param("rotary", "train", marks=pytest.mark.slow),
     ],
 )
 def test_matches_hugging_face(name, variant):
