@@ -30,7 +30,6 @@ setup(
         "ml_collections>=1.0",
         "safetensors>=0.5",
         "absl-py>=2.1",
-        "safetensors>=0.5",
         "jaxtyping>=0.3",
         "tensorboardX>=2.6",
         "rich>=13.0",

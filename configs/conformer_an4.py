@@ -2,8 +2,8 @@
 
 Presets, `--config=configs/conformer_an4.py:PRESET`:
 
-- none: 4 blocks of width 64 over the 13 cepstra of the Sphinx distribution; characters. See experiments/speech for what
-  it reaches.
+- none: 4 blocks of width 64 over the 13 cepstra of the Sphinx distribution; characters. See
+  experiments/speech for what has been run.
 
       python -m effjax.train --config=configs/conformer_an4.py --config.data.path=an4_mfcc.tar.xz --workdir=runs/an4
 

@@ -4,7 +4,8 @@ python -m effjax.convert --from=reformer-enwik8 --to=runs/reformer-enwik8
 python -m effjax.convert --from=runs/longformer --to=longformer_for_transformers
 
 What is read: a folder with config.json and model.safetensors (never a pickle) of a Longformer, BigBird, Reformer or
-Transformer-XL. What is written: Longformer and BigBird. --to must not exist; it appears whole or not at all.
+Transformer-XL. What is written: Longformer and BigBird. --to must not exist; it appears whole or not at all. LED and
+Wav2Vec2-Conformer's encoder are read and written in Python, by effjax.interop.
 """
 
 import pathlib

@@ -83,7 +83,7 @@ def plan(task, config, *, topology: str | None = None) -> dict:
             "config": {"sequences": config.batch_size, "length": config.data.length, "topology": topology},
             "parameters": count_parameters(state.params),
             "flops_per_token": flops_per_token(forward, whole, tokens=batch["inputs"].size),
-            "mult_adds": task.mult_adds(),
+            "mult_adds": task.mult_adds(state.params),
             "state_bytes": {
                 "parameters": tree_bytes(state.params),
                 "optimizer": tree_bytes(state.opt_state),

@@ -32,7 +32,7 @@ def main(argv=None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = cli.parse(parser, argv)
 
-    from effjax.compression.pipeline import quantize_run
+    from effjax.compression.quantizing_run import quantize_run
 
     report = quantize_run(
         args.config,

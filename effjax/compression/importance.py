@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from effjax.compression.kernels import path_of
-from effjax.compression.masking import Plan
+from effjax.compression.prune import Plan
 
 
 def unit_importance(task, params, batches, plan: Plan) -> dict[str, jax.Array]:

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from effjax.compression.calibrate import training_batches
 from effjax.compression.importance import unit_importance
 from effjax.compression.kernels import find_kernels, select
-from effjax.compression.masking import Plan, masked, prune_once, sparsity_of, targets_of
-from effjax.compression.pipeline import trained_run, without_compression
+from effjax.compression.prune import Plan, masked, prune_once, sparsity_of, targets_of
+from effjax.compression.quantize import nbytes
+from effjax.compression.quantizing_run import trained_run, without_compression
 from effjax.compression.removal import remove
-from effjax.compression.schemes import nbytes
 from effjax.compression.sparsity import check_sparsity
 from effjax.compression.structure import structure_of
 from effjax.errors import UserError

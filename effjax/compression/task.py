@@ -5,8 +5,9 @@ import functools
 import jax
 
 from effjax.compression.kernels import find_kernels, select
-from effjax.compression.schemes import MODES, quantize_params, round_params
+from effjax.compression.quantize import MODES, quantize_params, round_params
 from effjax.errors import UserError
+from effjax.models.decoder import Decoder
 
 
 def is_quantized(config) -> bool:
@@ -34,6 +35,9 @@ class Quantized:
         if mode != "none" and (config.quantization.group < 2 or config.quantization.group % 2):
             raise UserError(f"config.quantization.group={config.quantization.group}; 2, 4, 6, … are allowed")
         super().__init__(config)
+        stack = getattr(getattr(self, "model", None), "stack", None)
+        if config.quantization.states and not getattr(stack, "small_states", False):
+            raise UserError(f"config.quantization.states=True: {config.task} has no streams; False is allowed")
 
     @functools.cached_property
     def kernels(self):
@@ -44,7 +48,9 @@ class Quantized:
 
     def make_model(self, section):
         model = super().make_model(section)
-        return with_small_states(model) if self.config.quantization.states else model
+        if not self.config.quantization.states or type(model) is not Decoder:
+            return model
+        return model.clone(stack=model.stack.clone(small_states=True))
 
     def init(self, key: jax.Array):
         params, settings = super().init(key), self.config.quantization
@@ -67,14 +73,3 @@ class Quantized:
 
     def predict(self, params, *args, **kwargs):
         return super().predict(self.rounded(params), *args, **kwargs)
-
-
-def with_small_states(model):
-    """A decoder whose streams keep keys, values and memories in 8 bits.
-
-    Raises:
-      UserError: a model that does not stream.
-    """
-    if not hasattr(model, "initial_state"):
-        raise UserError(f"config.quantization.states=True: {type(model).__name__} has no states; False is allowed")
-    return model.clone(stack=model.stack.clone(small_states=True))

@@ -3,7 +3,7 @@
 import optax
 
 from effjax.compression.kernels import find_kernels, select
-from effjax.compression.masking import Plan, prune
+from effjax.compression.prune import Plan, prune
 from effjax.compression.structure import structure_of
 from effjax.errors import UserError
 from effjax.training.optimizers import make_optimizer

@@ -79,7 +79,7 @@ def experiment(model: ConfigDict, *, task: str, vocab_size: int, vocabulary: str
 
 def differences(ours: ConfigDict, foreign: ConfigDict) -> list[str]:
     """Fields in which a model is not what its foreign form would be read as, each with both values."""
-    ours, foreign = _by_layer(ours), _by_layer(foreign)
+    ours, foreign = by_layer(ours), by_layer(foreign)
     names = [name for name in sorted(ours | foreign) if not name.startswith(INDIFFERENT)]
     return [
         f"model.{name}={ours.get(name)!r} ({foreign.get(name)!r} there)"
@@ -88,7 +88,7 @@ def differences(ours: ConfigDict, foreign: ConfigDict) -> list[str]:
     ]
 
 
-def _by_layer(model: ConfigDict) -> dict:
+def by_layer(model: ConfigDict) -> dict:
     """A model's fields, those of blocks spelt out for each layer, so that its period does not matter."""
     fields, pattern = flatten(model), tuple(model.pattern)
     spell_out = lambda values: tuple(values) * (model.n_layers // len(values))

@@ -14,10 +14,14 @@ from effjax.interop.reformer import REFORMER
 from effjax.interop.rules import to_ours, to_theirs
 from effjax.interop.settings import Settings
 from effjax.interop.transformer_xl import TRANSFORMER_XL
-from effjax.interop.wav2vec2_conformer import MODEL_TYPE
 from effjax.tasks import make_task
 
 ARCHITECTURES = {kind.model_type: kind for kind in (BIG_BIRD, LONGFORMER, REFORMER, TRANSFORMER_XL)}
+PYTHON_ALONE = {
+    "led": "an LED's tokenizer is not known here, so that it makes no working directory; effjax.interop.import_led",
+    "wav2vec2-conformer": "of a wav2vec2-conformer the encoder alone has a place here, and makes no working "
+    "directory; effjax.interop.import_conformer",
+}
 VOCABULARIES = {("reformer", 258): "bytes+2", ("transfo-xl", 267_735): "words:267735"}  # of the published models
 
 
@@ -40,11 +44,8 @@ def import_state_dict(
     """
     settings = Settings(settings, source)
     kind = settings("model_type")
-    if kind == MODEL_TYPE:
-        raise UserError(
-            f"{source}: of a {kind} model the encoder alone has a place here, and it makes no working directory; "
-            "effjax.interop.import_conformer gives it in Python"
-        )
+    if kind in PYTHON_ALONE:
+        raise UserError(f"{source}: {PYTHON_ALONE[kind]} gives it in Python")
     if kind not in ARCHITECTURES:
         raise UserError(f"{source}: config.json has model_type={kind!r}; {', '.join(ARCHITECTURES)} is allowed")
     architecture, size = ARCHITECTURES[kind], settings("vocab_size")

@@ -72,12 +72,14 @@ class Rule:
         the period's repeats.
       form: how it holds them.
       block: the block of the period that the rule is for; None: all of them.
+      stack: layers and period of the stack that the rule is about; None: those of the layout.
     """
 
     theirs: str | None
     ours: str | tuple[str, ...]
     form: Form = SAME
     block: int | None = None
+    stack: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,9 @@ class Layout:
             if "{layer}" not in (rule.theirs or ""):
                 yield rule.theirs, paths, None, rule.form
                 continue
-            for layer in range(self.n_layers):
-                repeat, block = divmod(layer, self.period)
+            n_layers, period = rule.stack or (self.n_layers, self.period)
+            for layer in range(n_layers):
+                repeat, block = divmod(layer, period)
                 if rule.block in (None, block):
                     name = rule.theirs.format(layer=layer, block=block)
                     yield name, tuple(path.format(block=block) for path in paths), repeat, rule.form

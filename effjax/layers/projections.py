@@ -59,11 +59,11 @@ class ConvolvedHeads(Compressible, nn.Module):
         """The heads, and what the next piece of a stream needs of this one (`effjax.ops.convolution.causal_conv`)."""
         heads = (self.n_heads, self.head_dim)
         init = nn.initializers.glorot_uniform(in_axis=(0, 1), out_axis=(2, 3))
-        kernel = whole_kernel(self.param("kernel", init, (self.kernel_size, x.shape[-1], *heads)), self.dtype)
+        kernel = whole_kernel(self.param("kernel", init, (self.kernel_size, x.shape[-1], *heads)))
         bias = self.param("bias", nn.initializers.zeros, heads)
         y, tail = causal_conv(
             x.astype(self.dtype),
-            kernel.reshape(*kernel.shape[:2], -1),
+            kernel.reshape(*kernel.shape[:2], -1).astype(self.dtype),
             bias=bias.reshape(-1).astype(self.dtype),
             tail=tail,
             padding_mask=padding_mask,

@@ -127,8 +127,8 @@ class Vocabulary(nn.Module):
                     f"tied=True with vectors of width {hidden.shape[-1]} (two streams of a reversible stack) and "
                     f"embeddings of width {self.d_model}: they must agree"
                 )
-            return hidden, whole_kernel(self.embedding.embedding, jnp.float32).T, self.bias
+            return hidden, whole_kernel(self.embedding.embedding).T, self.bias
         if self.is_initializing():
             self.head(hidden)
         head = self.head.variables["params"]
-        return hidden, whole_kernel(head["kernel"], jnp.float32), head["bias"]
+        return hidden, whole_kernel(head["kernel"]), head["bias"]

@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from effjax.ops.kernels import is_kernel
@@ -32,9 +33,9 @@ def dense_dot(x, kernel, dimension_numbers, precision=None, preferred_element_ty
     return _dot(x, kernel, n, precision, preferred_element_type)
 
 
-def whole_kernel(kernel, dtype):
-    """The array of a kernel that is not used by `dense_dot`, whatever stands in its place."""
-    return kernel.array(dtype) if is_kernel(kernel) else kernel.astype(dtype)
+def whole_kernel(kernel):
+    """The array of a kernel that is not used by `dense_dot`: itself, or in float32 what stands in its place."""
+    return kernel.array(jnp.float32) if is_kernel(kernel) else kernel
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

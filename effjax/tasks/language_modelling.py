@@ -346,8 +346,8 @@ class LanguageModelling(Task):
         """What generating one stream of `length` tokens keeps in memory."""
         return self.model.initial_state(1, self.model.dtype, max_length=length)
 
-    def mult_adds(self) -> dict[str, float]:
-        return {"30 tokens": mult_adds(self.model, 30)}
+    def mult_adds(self, params) -> dict[str, float]:
+        return {"30 tokens": mult_adds(self.model, params, 30)}
 
     def encode_prompt(self, prompt: str) -> np.ndarray:
         """The ids of a prompt, whatever bytes the command line took it from."""

@@ -73,6 +73,15 @@ class Task:
         del carry
         return params
 
+    def mult_adds(self, params) -> dict[str, float]:
+        """Multiplications and additions of an input of a customary size, by the size; `params` may be shapes."""
+        del params
+        return {}
+
+    def notes(self) -> dict[str, str]:
+        """How the scores of the last `evaluate` were measured, where numbers do not tell."""
+        return {}
+
     def predict(self, params, source: str, *, key: jax.Array) -> dict[str, Any]:
         """What the model makes of one input, for `effjax.predict`.
 

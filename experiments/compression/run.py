@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from effjax import cli
 from effjax.compression.calibrate import calibrate, training_batches
 from effjax.compression.kernels import find_kernels, select
-from effjax.compression.masking import sparsity_of, targets_of
+from effjax.compression.prune import sparsity_of, targets_of
 from effjax.compression.pruning_run import prune_run
-from effjax.compression.schemes import kernel_losses, nbytes, quantize_params
+from effjax.compression.quantize import kernel_losses, nbytes, quantize_params
 from effjax.compression.training import pruning_plan
 from effjax.errors import UserError
 from effjax.tasks import make_task
@@ -41,6 +41,7 @@ def main(argv=None) -> None:
     parser.add_argument("--families", default="full,longformer,lsh,performer,transformer_xl", help="with commas")
     parser.add_argument("--ways", default="all", help="all, or names with commas")
     parser.add_argument("--seed", type=int, default=0, help="of the runs (default: %(default)s)")
+    parser.add_argument("--calibration_batches", type=int, default=64, help="for static scales (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=60, help="of fine-tuning (default: %(default)s)")
     parser.add_argument("--test_targets", type=int, default=65_536, help="bytes scored (default: %(default)s)")
     parser.add_argument("--workdir", default="runs/compression", help="of fine-tuned models (default: %(default)s)")
@@ -118,14 +119,14 @@ def bfloat16(run: Run) -> dict:
 
 
 def quantized(run: Run, mode: str, *, rules=(), params=None, states: bool = False) -> dict:
-    """A mode of `effjax.compression.schemes.MODES`, applied after training."""
+    """A mode of `effjax.compression.quantize.MODES`, applied after training."""
     params = run.params if params is None else params
     settings = dict(quantization__mode=mode, quantization__rules=rules, quantization__states=states)
     task = task_of(run.with_settings())
     kernels = select(find_kernels(task.init), rules, field="rules")
     scales = None
     if mode == "int8_static":
-        batches = training_batches(task, 64)
+        batches = training_batches(task, run.args.calibration_batches)
         carry = task.initial_carry(run.config.batch_size)
         scales = calibrate(task.loss, params, batches, kernels, carry)
     small = jax.jit(lambda params: quantize_params(params, kernels, mode, 32, scales))(params)

@@ -9,7 +9,7 @@ import pytest
 
 from effjax import cli, evaluate, generate
 from effjax.compression.kernels import find_kernels
-from effjax.compression.masking import Plan, masked, prune_once
+from effjax.compression.prune import Plan, masked, prune_once
 from effjax.compression.removal import living, remove
 from effjax.compression.structure import structure_of
 from effjax.errors import UserError
@@ -59,7 +59,7 @@ def test_a_quantised_copy_is_small_on_disk_and_scores_and_generates(run, tmp_pat
 
 
 def test_size_on_disk_is_that_of_the_formula_within_three_per_cent(tmp_path):
-    from effjax.compression.schemes import quantize_params, quantized_bytes
+    from effjax.compression.quantize import quantize_params, quantized_bytes
 
     config = with_settings(tiny_config("full"), model__d_model=128, model__d_ff=512)
     task = make_task(config)
@@ -102,11 +102,11 @@ def test_nothing_is_overwritten(run, tmp_path):
 
 
 def test_a_platform_that_gets_a_mode_wrong_is_refused(monkeypatch):
-    from effjax.compression import schemes
+    from effjax.compression import quantize as modes
 
-    monkeypatch.setattr(schemes, "dense_dot", lambda *_: (_ for _ in ()).throw(NotImplementedError("no int8 here")))
+    monkeypatch.setattr(modes, "dense_dot", lambda *_: (_ for _ in ()).throw(NotImplementedError("no int8 here")))
     with pytest.raises(UserError, match="int8_dynamic cannot run on platform 'cpu': no int8 here"):
-        schemes.check_mode("int8_dynamic")
+        modes.check_mode("int8_dynamic")
 
 
 def silenced(config, structure, sparsity):
@@ -122,7 +122,7 @@ def silenced(config, structure, sparsity):
     ("name", "structure"),
     [
         ("full", "heads"),
-        ("full", "neurons"),
+        pytest.param("full", "neurons", marks=pytest.mark.slow),
         pytest.param("longformer", "heads", marks=pytest.mark.slow),
         pytest.param("performer", "heads", marks=pytest.mark.slow),
         pytest.param("adaptive_span", "heads", marks=pytest.mark.slow),
@@ -144,6 +144,7 @@ def test_a_model_without_its_silent_heads_or_neurons_is_the_same_function(name, 
         assert count(small) - count(removed) == fewer
 
 
+@pytest.mark.slow
 def test_layers_that_silence_unlike_numbers_lose_what_all_can_spare():
     config = with_settings(tiny_config("full"), model__n_heads=4, model__head_dim=4)
     kernels, small = silenced(config, "heads", 0.25)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from effjax.compression.kernels import Kernel
-from effjax.compression.masking import Plan, flat, prune, prune_once, sparsity_of
+from effjax.compression.prune import Plan, flat, prune, prune_once, sparsity_of
 from effjax.compression.sparsity import cubic_sparsities, erk_densities, kept_counts
 from effjax.compression.structure import Structure, keep_greatest, keep_n_of_m, structure_of
 from effjax.errors import UserError

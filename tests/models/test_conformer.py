@@ -53,9 +53,10 @@ def encode(model, x, mask, train=False):
 
 @pytest.mark.parametrize(
     ("model", "train"),
-    [(WHOLE, True), pytest.param(WHOLE, False, marks=pytest.mark.slow), (STREAM, False)],
-    ids=["training", "evaluation", "chunks"],
+    [(WHOLE, True), (STREAM, False)],
+    ids=["training", "chunks"],
 )
+@pytest.mark.slow
 def test_padding_touches_nothing(model, train):
     """(e) 1: neither NaN nor more of it changes an output, a gradient or a statistic."""
     x, mask = frames(), np.arange(37) < LENGTHS[:, None]
@@ -70,6 +71,7 @@ def test_padding_touches_nothing(model, train):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), theirs[3], stats)
 
 
+@pytest.mark.slow
 def test_utterances_one_by_one_are_those_of_the_batch():
     x, mask = frames(), np.arange(37) < LENGTHS[:, None]
     together = encode(WHOLE, jnp.where(mask[..., None], x, 0), mask)[1]
@@ -96,6 +98,7 @@ def test_a_stream_gives_what_one_pass_gives(pieces):
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) == size
 
 
+@pytest.mark.slow
 def test_a_chunk_sees_no_later_chunk_and_the_past_only_so_far():
     """Bit for bit, and no gradient: two blocks of two chunks to the left and five taps reach back 2 (4 + 4) outputs."""
     x, mask = frames(96, rows=1), np.ones((1, 96), bool)
@@ -107,6 +110,7 @@ def test_a_chunk_sees_no_later_chunk_and_the_past_only_so_far():
     assert (changed[:, 10:] != y[:, 10:]).any(-1).all()
 
 
+@pytest.mark.slow
 def test_packed_utterances_do_not_see_each_other():
     model = ConformerEncoder(8, 1, 2, kernel_size=5, subsample=False)
     x = np.random.default_rng(0).normal(size=(1, 12, 8)).astype(np.float32)
@@ -130,6 +134,7 @@ def test_subsampled_lengths():
             assert y.shape[1] == real.shape[1] == -(-length // 4)
 
 
+@pytest.mark.slow
 def test_without_feed_forwards_a_block_is_attention_and_convolution():
     """(e) 6."""
     block = ConformerBlock(8, 2, kernel_size=3)

@@ -70,6 +70,7 @@ def transducer():
     return model, {"params": jax.tree.map(spread, variables["params"])} | {"batch_stats": variables["batch_stats"]}
 
 
+@pytest.mark.slow
 def test_transducer_beam_sums_all_alignments():
     model, variables = transducer()
     frames = jnp.asarray(np.random.default_rng(2).normal(size=(3, 5)), jnp.float32)

@@ -4,7 +4,7 @@ import jax
 
 from effjax.compression.calibrate import calibrate, training_batches
 from effjax.compression.kernels import find_kernels, select
-from effjax.compression.schemes import check_mode, kernel_losses, nbytes, quantize_params, quantized_bytes
+from effjax.compression.quantize import check_mode, kernel_losses, nbytes, quantize_params, quantized_bytes
 from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.checkpoints import fingerprint
@@ -56,7 +56,7 @@ def quantize_run(
       config: the run's, with the rules and the group size of `config.quantization`.
       workdir: the run's.
       out: directory to write.
-      mode: a name of `effjax.compression.schemes.MODES`.
+      mode: a name of `effjax.compression.quantize.MODES`.
       which: checkpoint: "latest", "best" or a step.
       states: whether streams keep keys, values and memories in 8 bits, too.
       calibration_batches: training batches for the scales of "int8_static".
