@@ -28,6 +28,7 @@ setup(
         "importlib_resources",  # tensorflow-datasets imports it and does not ask for it
         "grain>=0.2.15",
         "ml_collections>=1.0",
+        "safetensors>=0.5",
         "absl-py>=2.1",
         "jaxtyping>=0.3",
         "tensorboardX>=2.6",

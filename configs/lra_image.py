@@ -11,7 +11,8 @@ Presets, `--config=configs/lra_image.py:PRESET`; `--config.mixer=` as in `config
       python -m effjax.train --config=configs/lra_image.py --workdir=runs/image
       python -m effjax.predict --workdir=runs/image picture.png
 
-Pictures come from TensorFlow Datasets, or from cifar-10-binary.tar.gz at `--config.data.path=`. A tenth of the training
+Pictures come from cifar-10-binary.tar.gz at `--config.data.path=`, or else from TensorFlow Datasets, which takes
+TensorFlow to prepare pictures. A tenth of the training
 pictures is the valid split. What differs from the public code: see `configs/lra_text.py`; attention dropout is 0.2.
 """
 

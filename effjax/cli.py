@@ -17,8 +17,11 @@ COMMANDS = {
     "evaluate": "score a checkpoint",
     "generate": "generate text from a checkpoint",
     "predict": "apply a checkpoint to a document, a series, a sound file or a sentence",
+    "convert": "a published checkpoint of another library to a working directory, and back",
     "compare": "time, memory, FLOPs and error of the families, side by side at equal shapes",
     "visualize": "draw who attends to whom, and what a model has learned about that",
+    "quantize": "make a trained model smaller: integers in place of its weights",
+    "prune": "mask the least heads, neurons or weights of a trained model, or remove what is masked",
     "plan": "count parameters, FLOPs and memory of a configuration; no device is touched",
 }
 

@@ -24,10 +24,10 @@ from effjax.accounting.collectives import collectives_of
 from effjax.accounting.flops import Flops, flops_of_jaxpr
 from effjax.accounting.memory import memory_of, readable_bytes, tree_bytes, tree_bytes_per_device
 from effjax.accounting.topologies import HBM_BYTES, DoesNotFit, compile_for_topology, topology_devices
+from effjax.compression.training import training_optimizer
 from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import check_config
-from effjax.training.optimizers import make_optimizer
 from effjax.training.progress import forward_flops, model_flops
 from effjax.training.sharding import AXES, make_mesh
 from effjax.training.stages import stages_of
@@ -73,7 +73,7 @@ def plan(task, config, *, topology: str | None = None) -> dict:
     devices = topology_devices(topology) if topology else jax.devices("cpu")[:1]
     mesh = make_mesh(config.mesh if topology else dict.fromkeys(AXES, 1), devices)
     platform = devices[0].platform
-    train_step, state, batch = jit_train_step(task, make_optimizer(config), config, mesh)
+    train_step, state, batch = jit_train_step(task, training_optimizer(task, config), config, mesh)
     with jax.set_mesh(mesh):
         step = train_step.trace(state, batch)
         forward = forward_flops(task, config.batch_size, state.params, batch, platform=platform)
@@ -83,7 +83,7 @@ def plan(task, config, *, topology: str | None = None) -> dict:
             "config": {"sequences": config.batch_size, "length": config.data.length, "topology": topology},
             "parameters": count_parameters(state.params),
             "flops_per_token": flops_per_token(forward, whole, tokens=batch["inputs"].size),
-            "mult_adds": task.mult_adds(),
+            "mult_adds": task.mult_adds(state.params),
             "state_bytes": {
                 "parameters": tree_bytes(state.params),
                 "optimizer": tree_bytes(state.opt_state),

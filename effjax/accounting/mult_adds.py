@@ -6,21 +6,21 @@ import jax.numpy as jnp
 from effjax.accounting.flops import flop_breakdown
 
 
-def mult_adds(model, *lengths: int) -> float:
+def mult_adds(model, params, *lengths: int) -> float:
     """Products of the blocks for one input: half the FLOPs of all matrix products and convolutions.
 
     Embeddings, the read-out, norms and softmaxes are not counted, whatever the length.
 
     Args:
       model: a `Decoder` or `Seq2Seq`.
+      params: its parameters, or their shapes.
       *lengths: tokens of each input of `model.hidden`.
 
     Source: Wu, Liu et al. 2020 (2004.11886), section 5, for sentences of 30 tokens.
     """
     ids = [jax.ShapeDtypeStruct((1, length), jnp.int32) for length in lengths]
-    params = jax.eval_shape(model.init, jax.random.key(0), *ids)
 
     def hidden(params, *ids):
-        return model.apply(params, *ids, method="hidden")
+        return model.apply({"params": params}, *ids, method="hidden")
 
     return flop_breakdown(hidden, params, *ids, platform="cpu").matmul / 2

@@ -41,6 +41,8 @@ class Column(Sequence):
         return len(self._records)
 
     def __getitem__(self, i: int) -> str:
+        if not 0 <= i < len(self):  # what ends an iteration
+            raise IndexError(i)
         return self._records[i][self._field].decode()
 
 

@@ -1,4 +1,7 @@
-"""Examples of a dataset of TensorFlow Datasets by name, without TensorFlow, prepared on the first call."""
+"""Examples of a dataset of TensorFlow Datasets by name, prepared on the first call.
+
+Texts are prepared and read without TensorFlow; pictures are encoded by it when they are prepared, once.
+"""
 
 from collections.abc import Iterator
 
@@ -28,10 +31,19 @@ def tfds_records(name: str, split: str, data_dir: str | None = None) -> Iterator
             builder.download_and_prepare()
         source = builder.as_data_source(split=split)
     except Exception as error:  # TensorFlow Datasets and its downloader have no common type
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
-            f"the dataset {name} could not be had from TensorFlow Datasets ({reason}): run once where there is a "
-            "network, or give --config.data.path="
+            f"the dataset {name} could not be had from TensorFlow Datasets ({reason_of(error)}): run once where there "
+            "is a network, or give --config.data.path="
         ) from error
     for i in range(len(source)):
         yield source[i]
+
+
+def reason_of(error: BaseException) -> str:
+    """One line; where TensorFlow is missing somewhere below, that it is."""
+    below = error
+    while below is not None:
+        if isinstance(below, ImportError):
+            return "to prepare it takes TensorFlow, which is not installed: pip install tensorflow"
+        below = below.__cause__ or below.__context__
+    return " ".join(str(error).split())[:300] or type(error).__name__

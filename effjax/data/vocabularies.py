@@ -9,6 +9,7 @@
 | `text8` | 27 | space, then a to z | Transformer-XL |
 | `text8_eos` | 28 | space, a to z, `<eos>` | adaptive span |
 | `hashed_words:N` | N | a hash of each word in small letters | articles, without a text to learn words from |
+| `ids:N` | N | numbers whose text is not known here, such as those of an imported model's tokenizer | |
 | `words:N` | N | `<eos>`, then words of the training text by frequency | Transformer-XL on WikiText-103, N = 267,735 |
 
 The orders of bytes are fixed here, so that no corpus has to be read to know an id; the originals count frequencies,
@@ -121,6 +122,41 @@ class Vocabulary:
         return b"".join(self.symbols[index] for index in ids.ravel().tolist())
 
 
+@dataclass(frozen=True)
+class IdVocabulary:
+    """Ids of a tokenizer that is not known here: a model has as many, and no text can be read or written with them.
+
+    Args:
+      size: number of ids.
+    """
+
+    size: int
+
+    learned: ClassVar[bool] = False
+    drops_bytes: ClassVar[bool] = True  # an id is no byte
+    dtype: ClassVar[np.dtype] = np.dtype(np.int32)
+
+    @property
+    def name(self) -> str:
+        """As in the configuration."""
+        return f"ids:{self.size}"
+
+    def encode(self, text: bytes, *, end_of_file: bool = False) -> np.ndarray:
+        """Raises UserError: which id stands for what, nobody has said."""
+        raise UserError(
+            f"the vocabulary {self.name} is that of a tokenizer elsewhere, and reads no text; its model takes ids in "
+            "Python (effjax.load_model), and text under --config.data.vocabulary of the same size"
+        )
+
+    def count(self, text: bytes) -> int:
+        """As `encode`."""
+        return len(self.encode(text))
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        """As `encode`."""
+        return bytes(self.encode(b""))
+
+
 def single(values: bytes) -> tuple[bytes, ...]:
     """Each byte as a symbol of its own."""
     return tuple(bytes([value]) for value in values)
@@ -139,7 +175,7 @@ VOCABULARIES = {
 }
 
 
-def get_vocabulary(name: str) -> Vocabulary | WordVocabulary | HashedWords:
+def get_vocabulary(name: str) -> Vocabulary | WordVocabulary | HashedWords | IdVocabulary:
     """The vocabulary of a name in the table above; one of words has its size, and its words once it has a text.
 
     Raises:
@@ -150,8 +186,11 @@ def get_vocabulary(name: str) -> Vocabulary | WordVocabulary | HashedWords:
         return WordVocabulary(int(size))
     if kind == "hashed_words" and size.isdecimal():
         return HashedWords(int(size))
+    if kind == "ids" and size.isdecimal() and int(size):
+        return IdVocabulary(int(size))
     if name not in VOCABULARIES:
         near = difflib.get_close_matches(name, VOCABULARIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"no vocabulary {name!r}, only {', '.join(VOCABULARIES)}, words:N, hashed_words:N{hint}")
+        known = ", ".join([*VOCABULARIES, "words:N", "hashed_words:N", "ids:N"])
+        raise UserError(f"no vocabulary {name!r}, only {known}{hint}")
     return VOCABULARIES[name]

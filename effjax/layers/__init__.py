@@ -17,7 +17,7 @@ from effjax.layers.lsra import LSRA
 from effjax.layers.mixer import Mixer
 from effjax.layers.nystromformer import NystromAttention
 from effjax.layers.performer import PerformerAttention
-from effjax.layers.positions import AxialPositions, FactorisedPositions, SinusoidalPositions
+from effjax.layers.positions import AxialPositions, FactorisedPositions, LearnedPositions, SinusoidalPositions
 from effjax.layers.sparse import BigBirdAttention, FixedAttention, LogSparseAttention, StridedAttention
 from effjax.layers.transformer_xl import TransformerXLAttention
 from effjax.layers.vocabulary import Vocabulary
@@ -59,6 +59,7 @@ __all__ = [
     "FixedAttention",
     "FullAttention",
     "LSHAttention",
+    "LearnedPositions",
     "LightConvolution",
     "LinformerAttention",
     "LocalAttention",

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from effjax.layers.dense import Dense, DenseGeneral
 from effjax.layers.feed_forward import ACTIVATIONS
 from effjax.layers.mixer import at_least_one, neutralise
 from effjax.ops.convolution import Tail, depthwise_conv, empty_tail
-from effjax.ops.dense import dense_dot
 
 
 class MaskedBatchNorm(nn.Module):
@@ -110,8 +110,8 @@ class ConformerConvolution(nn.Module):
                 "deterministic=False with a state: a stream takes its statistics from evaluation mode, True"
             )
         init = nn.initializers.glorot_uniform()
-        dense = dict(use_bias=self.use_bias, dtype=self.dtype, kernel_init=init, dot_general=dense_dot)
-        halves = nn.DenseGeneral((2, self.d_model), name="inner", **dense)(neutralise(x, padding_mask))
+        dense = dict(use_bias=self.use_bias, dtype=self.dtype, kernel_init=init)
+        halves = DenseGeneral((2, self.d_model), name="inner", **dense)(neutralise(x, padding_mask))
         y = halves[..., 0, :] * jax.nn.sigmoid(halves[..., 1, :])
         init = nn.initializers.variance_scaling(1.0, "fan_in", "uniform", in_axis=0, out_axis=())
         kernel = self.param("kernel", init, (self.kernel_size, self.d_model)).astype(y.dtype)
@@ -128,7 +128,7 @@ class ConformerConvolution(nn.Module):
         )
         norm = MaskedBatchNorm(self.momentum, self.epsilon, self.dtype, name="norm")
         y = ACTIVATIONS[self.activation](norm(y, padding_mask, deterministic=deterministic))
-        return neutralise(nn.Dense(self.d_model, name="outer", **dense)(y), padding_mask), state
+        return neutralise(Dense(self.d_model, name="outer", **dense)(y), padding_mask), state
 
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> Tail:
         """State before the first frame of `batch_size` streams, whatever their length."""

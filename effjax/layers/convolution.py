@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from effjax.layers.dense import Dense, DenseGeneral
 from effjax.layers.mixer import Mixer, at_least_one, neutralise
 from effjax.ops.convolution import Tail, depthwise_conv, dynamic_conv, empty_tail, light_conv
-from effjax.ops.dense import dense_dot
 
 
 class Convolution(Mixer):
@@ -51,13 +51,13 @@ class Convolution(Mixer):
     def mix(
         self, x, state=None, replay=None, *, positions=None, padding_mask=None, segment_ids=None, deterministic=True
     ):
-        dense = dict(dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform(), dot_general=dense_dot)
+        dense = dict(dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
         x = neutralise(x, padding_mask)
         if self.glu:
-            halves = nn.DenseGeneral((2, self.width), name="inner", **dense)(x)
+            halves = DenseGeneral((2, self.width), name="inner", **dense)(x)
             u = halves[..., 0, :] * jax.nn.sigmoid(halves[..., 1, :])
         else:
-            u = nn.Dense(self.width, name="inner", **dense)(x)
+            u = Dense(self.width, name="inner", **dense)(x)
         y, state = self.convolve(
             u,
             causal=self.causal,
@@ -66,7 +66,7 @@ class Convolution(Mixer):
             segment_ids=segment_ids,
             dropout=self.attention_dropout(deterministic),
         )
-        y = nn.Dense(self.d_model, name="outer", **dense)(y)
+        y = Dense(self.d_model, name="outer", **dense)(y)
         return neutralise(y, padding_mask), state, ()
 
     def convolve(self, u, *, dropout, **kwargs):

@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from effjax.layers.dense import Dense
 from effjax.layers.mixer import at_least_one, probability
 from effjax.ops.chunking import map_chunks
-from effjax.ops.dense import dense_dot
 
 ACTIVATIONS = {
     "relu": nn.relu,
@@ -59,9 +59,9 @@ class FeedForward(nn.Module):
             )
 
     def setup(self):
-        options = dict(dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform(), dot_general=dense_dot)
-        self.inner = nn.Dense(self.d_ff, **options)
-        self.outer = nn.Dense(self.d_model, **options)
+        options = dict(dtype=self.dtype, kernel_init=nn.initializers.glorot_uniform())
+        self.inner = Dense(self.d_ff, **options)
+        self.outer = Dense(self.d_model, **options)
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def __call__(self, x: Float[Array, "B T D"], *, deterministic: bool = True) -> Float[Array, "B T D"]:

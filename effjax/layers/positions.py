@@ -63,6 +63,43 @@ class AxialPositions(nn.Module):
         return axial_positions(self.tables, positions).astype(self.dtype)
 
 
+class LearnedPositions(nn.Module):
+    """Learned positions, one vector each: `position i -> E_{i + offset}`.
+
+    Attributes:
+      d_model: width D.
+      length: greatest length; the table has `offset` rows more.
+      offset: first rows of the table that stand for no position, such as padding's in RoBERTa's layout (2 rows).
+      init_scale: standard deviation of the initial table.
+      dtype: dtype of the result.
+
+    Source: Devlin et al. 2019 (1810.04805), section 3.
+    """
+
+    d_model: int
+    length: int
+    offset: int = 0
+    init_scale: float = 0.02
+    dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least_one(d_model=self.d_model, length=self.length)
+        if self.offset < 0:
+            raise ValueError(f"offset={self.offset}; 0 or more rows is allowed")
+
+    def setup(self):
+        shape = (self.length + self.offset, self.d_model)
+        self.table = self.param("table", nn.initializers.normal(self.init_scale), shape)
+
+    @property
+    def max_length(self) -> int:
+        return self.length
+
+    def __call__(self, positions: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        return jnp.take(self.table, positions + self.offset, axis=0).astype(self.dtype)
+
+
 class FactorisedPositions(nn.Module):
     """Learned positions on a grid: `position i n2 + j -> E1_i + E2_j`, `(n1 + n2) D` parameters for `n1 n2` places.
 

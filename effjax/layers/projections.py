@@ -6,9 +6,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from effjax.layers.dense import Compressible, DenseGeneral
 from effjax.layers.mixer import Mixer, token_positions
 from effjax.ops.convolution import causal_conv
-from effjax.ops.dense import dense_dot
+from effjax.ops.dense import whole_kernel
 from effjax.ops.positions import rotary
 
 
@@ -22,23 +23,21 @@ def to_heads(
 ) -> nn.Module:
     """`[B, T, D] -> [B, T, N, H]`: kernel `[D, N, H]`, Glorot uniform over `D x NH`, no bias (trax, Reformer)."""
     kernel_init = kernel_init or nn.initializers.glorot_uniform()
-    options = dict(use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, dot_general=dense_dot)
-    return nn.DenseGeneral((n_heads, head_dim), **options)
+    return DenseGeneral((n_heads, head_dim), use_bias=use_bias, dtype=dtype, kernel_init=kernel_init)
 
 
 def from_heads(d_model: int, *, use_bias: bool = False, dtype: Any = jnp.float32) -> nn.Module:
     """`[B, T, N, H] -> [B, T, D]`: kernel `[N, H, D]`, each head projected and all summed."""
-    return nn.DenseGeneral(
+    return DenseGeneral(
         d_model,
         axis=(-2, -1),
         use_bias=use_bias,
         dtype=dtype,
         kernel_init=nn.initializers.glorot_uniform(),
-        dot_general=dense_dot,
     )
 
 
-class ConvolvedHeads(nn.Module):
+class ConvolvedHeads(Compressible, nn.Module):
     """`[B, T, D] -> [B, T, N, H]`: a causal convolution over time, kernel `[K, D, N, H]`, with a bias.
 
     Attributes:
@@ -53,13 +52,14 @@ class ConvolvedHeads(nn.Module):
     head_dim: int
     kernel_size: int
     dtype: Any = jnp.float32
+    contracted = (0, 1)
 
     @nn.compact
     def __call__(self, x, tail=None, *, padding_mask=None, segment_ids=None):
         """The heads, and what the next piece of a stream needs of this one (`effjax.ops.convolution.causal_conv`)."""
         heads = (self.n_heads, self.head_dim)
         init = nn.initializers.glorot_uniform(in_axis=(0, 1), out_axis=(2, 3))
-        kernel = self.param("kernel", init, (self.kernel_size, x.shape[-1], *heads))
+        kernel = whole_kernel(self.param("kernel", init, (self.kernel_size, x.shape[-1], *heads)))
         bias = self.param("bias", nn.initializers.zeros, heads)
         y, tail = causal_conv(
             x.astype(self.dtype),

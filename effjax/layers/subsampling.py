@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from effjax.layers.dense import Dense
 from effjax.layers.mixer import at_least_one, neutralise, probability
-from effjax.ops.dense import dense_dot
 
 FACTOR = 4  # frames in for one out
 TAPS = 3  # of either convolution, over time and over frequency
@@ -75,7 +75,7 @@ class ConvolutionalSubsampling(nn.Module):
             conv = nn.Conv(self.d_model, (TAPS, TAPS), (2, 2), (margin, (1, 1)), dtype=self.dtype, name=name)
             padding_mask = None if padding_mask is None else padding_mask[:, ::2]
             y = neutralise(nn.relu(conv(y)), padding_mask)
-        dense = nn.Dense(self.d_model, dtype=self.dtype, dot_general=dense_dot, name="outer")
+        dense = Dense(self.d_model, dtype=self.dtype, name="outer")
         y = nn.Dropout(self.dropout_rate)(dense(y.reshape(*y.shape[:2], -1)), deterministic=deterministic)
         return neutralise(y, padding_mask), padding_mask, SubsamplingState(*tails) if tails else None
 

@@ -168,10 +168,12 @@ class Period(nn.Module):
         positions=None,
         padding_mask=None,
         segment_ids=None,
+        global_mask=None,
         shared=None,
         deterministic,
     ):
         """The first half of one block."""
+        marked = {} if global_mask is None else {"global_mask": global_mask}
         return self.mixing[block](
             x,
             state,
@@ -181,6 +183,7 @@ class Period(nn.Module):
             segment_ids=segment_ids,
             shared=shared,
             deterministic=deterministic,
+            **marked,
         )
 
     def read(self, block: int, source, padding_mask=None, segment_ids=None) -> SourceRows:

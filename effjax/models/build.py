@@ -14,6 +14,7 @@ from effjax.layers import (
     AxialPositions,
     FactorisedPositions,
     FeedForward,
+    LearnedPositions,
     Mixer,
     SinusoidalPositions,
     Vocabulary,
@@ -35,6 +36,11 @@ DECODER_SHARDING = (
     (r"embedding/embedding|vocabulary/table_\d+", (None, "fsdp")),
     ("head/kernel", ("fsdp", None)),
 )
+
+
+# What BERT and its descendants have around the stack: kinds of tokens, a norm of embeddings, a transform of the head.
+BERT = dict(token_types=0, embedding_norm=False, head_transform="")
+BERT_OPTIONS = {"token_types": "n_token_types", "embedding_norm": "embedding_norm"}  # attributes of the model
 
 
 def decoder_config(pattern: tuple[str, ...] = ("full",)) -> ConfigDict:
@@ -62,9 +68,11 @@ def decoder_config(pattern: tuple[str, ...] = ("full",)) -> ConfigDict:
             norm="pre",  # "pre", "post"
             norm_epsilon=1e-6,
             remat=False,
-            positions="sinusoidal",  # "sinusoidal", "axial", "factorised", "none"
+            positions="sinusoidal",  # "sinusoidal", "axial", "factorised", "learned", "none"
             axial=dict(shape=(128, 512), dims=(128, 384), init_scale=1.0),
             factorised=dict(shape=(128, 128), init_scale=1.0),
+            learned=dict(length=512, offset=0, init_scale=0.02),
+            **BERT,
             embedding="full",  # "full", "adaptive"
             tie_embeddings=False,  # of "full"; an adaptive one is tied
             embedding_scale=1.0,
@@ -178,6 +186,7 @@ def assemble(kind, check, config, vocabulary, dtype, *, make_cross=None, **optio
         blocks = Period(mixers, feed_forward, make_cross=make_cross, **norm, **dropout)
         stack = Stack(blocks, config.n_layers // period, residual=config.residual, remat=config.remat)
         stack.shared_params()
+        options |= {ours: config.get(name, BERT[name]) for name, ours in BERT_OPTIONS.items()}
         return kind(vocabulary, stack, make_positions, **dropout, **options)
     except ValueError as error:
         raise UserError(f"model: {error}") from error
@@ -214,7 +223,9 @@ def vocabulary_maker(config: ConfigDict, vocab_size: int):
     """Constructor of the embedding and the read-out."""
     common = dict(scale=config.embedding_scale, loss_chunk_size=config.loss_chunk_size)
     if config.embedding == "full":
-        return functools.partial(Vocabulary, vocab_size, config.d_model, tied=config.tie_embeddings, **common)
+        options = dict(tied=config.tie_embeddings, epsilon=config.norm_epsilon)
+        options["transform"] = config.get("head_transform", BERT["head_transform"])
+        return functools.partial(Vocabulary, vocab_size, config.d_model, **options, **common)
     if config.embedding == "adaptive":
         if config.residual != "residual":
             raise UserError(
@@ -240,5 +251,7 @@ def positions_maker(config: ConfigDict):
     if config.positions == "factorised":
         shape = tuple(config.factorised.shape)
         return functools.partial(FactorisedPositions, config.d_model, shape, init_scale=config.factorised.init_scale)
-    allowed = "'sinusoidal', 'axial', 'factorised', 'none'"
+    if config.positions == "learned":
+        return functools.partial(LearnedPositions, config.d_model, **config.learned)
+    allowed = "'sinusoidal', 'axial', 'factorised', 'learned', 'none'"
     raise UserError(f"model.positions={config.positions!r}; one of {allowed} is allowed")

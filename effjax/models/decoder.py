@@ -40,11 +40,15 @@ class Shared(nn.Module):
 class Decoder(nn.Module):
     """`logits = read_out(dropout(norm(stack(dropout(embed(tokens) + positions)))))`; a post-norm stack ends in one.
 
+    In BERT's layout embeddings are `norm(embed(tokens) + positions + types)`.
+
     Attributes:
       make_vocabulary: constructor of the embedding and the read-out, called with `dtype` (a partial of
         `effjax.layers.Vocabulary`); None for one side of a larger model, which is called by `transform`.
       stack: the blocks.
       make_positions: constructor of the positions that are added to embeddings, called with `dtype`; None for none.
+      n_token_types: kinds of tokens, each with a vector that is added to embeddings; 0: none.
+      embedding_norm: normalise the sum of embeddings.
       dropout_rate: on embeddings and, with `drop_output`, on the output of the stack.
       dropout_over_time: one dropout mask for all positions.
       dtype: dtype of the computation; parameters and residual streams are float32.
@@ -53,6 +57,8 @@ class Decoder(nn.Module):
     make_vocabulary: Callable[..., Vocabulary] | None
     stack: Stack
     make_positions: Callable[..., nn.Module] | None = None
+    n_token_types: int = 0
+    embedding_norm: bool = False
     dropout_rate: float = 0.0
     dropout_over_time: bool = True
     dtype: Any = jnp.float32
@@ -61,6 +67,11 @@ class Decoder(nn.Module):
     def setup(self):
         self.vocabulary = self.make_vocabulary(dtype=self.dtype) if self.make_vocabulary else None
         self.positions = self.make_positions(dtype=self.dtype) if self.make_positions else None
+        if self.n_token_types:
+            width = self.stack.period.mixers()[0].d_model
+            self.token_types = nn.Embed(self.n_token_types, width, dtype=self.dtype)
+        if self.embedding_norm:
+            self.input_norm = nn.LayerNorm(self.stack.period.epsilon, dtype=self.dtype)
         shared = (1,) if self.dropout_over_time else ()
         self.embedding_dropout = nn.Dropout(self.dropout_rate, broadcast_dims=shared)
         self.output_dropout = nn.Dropout(self.dropout_rate if self.drop_output else 0.0, broadcast_dims=shared)
@@ -77,7 +88,8 @@ class Decoder(nn.Module):
         Args:
           tokens: ids below the vocabulary's size.
           state: what `initial_state` or an earlier piece of the same sequences gave.
-          **sequence: `positions`, `padding_mask`, `segment_ids`, `deterministic`, as in `effjax.layers.Mixer`.
+          **sequence: `positions`, `padding_mask`, `segment_ids`, `deterministic`, as in `effjax.layers.Mixer`;
+            `token_types` and `global_mask` as in `transform`.
         """
         hidden, state = self.hidden(tokens, state, **sequence)
         return self.logits(hidden), state
@@ -97,12 +109,29 @@ class Decoder(nn.Module):
         padding_mask: Bool[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
         sources: list[SourceRows] | None = None,
+        token_types: Int[Array, "B T"] | None = None,
+        global_mask: Bool[Array, "B T"] | None = None,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T E"], DecoderState | None]:
-        """As `hidden`, from the vectors of tokens; `sources` is what the stack's `read` gave, where it looks up any."""
+        """As `hidden`, from the vectors of tokens.
+
+        Args:
+          x: the vectors.
+          state: as in `__call__`.
+          positions, padding_mask, segment_ids, deterministic: as in `effjax.layers.Mixer`.
+          sources: what the stack's `read` gave, where it looks up any.
+          token_types: kind of each token, where the model has `n_token_types`; None: 0 for all.
+          global_mask: as in `effjax.layers.LongformerAttention`, which all mixers then have to be.
+        """
         positions = token_positions(x, positions, state)
         if self.positions is not None:
             x = x + self.positions(positions)
+        if token_types is not None and not self.n_token_types:
+            raise ValueError("token_types for a model with n_token_types=0, which tells none apart; None is allowed")
+        if self.n_token_types:
+            x = x + self.token_types(jnp.zeros(x.shape[:2], jnp.int32) if token_types is None else token_types)
+        if self.embedding_norm:
+            x = self.input_norm(x)
         x = neutralise(self.embedding_dropout(x, deterministic=deterministic), padding_mask)
         y, blocks = self.stack(
             x,
@@ -110,6 +139,7 @@ class Decoder(nn.Module):
             positions=positions,
             padding_mask=padding_mask,
             segment_ids=segment_ids,
+            global_mask=global_mask,
             shared=None if self.shared is None else self.shared(),
             sources=sources,
             deterministic=deterministic,

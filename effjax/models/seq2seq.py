@@ -16,7 +16,7 @@ from effjax.models import build
 from effjax.models.decoder import Decoder, DecoderState
 from effjax.models.encoder import Encoder
 
-OF_A_SIDE = ("pattern", "n_layers", "positions", "axial", "factorised")
+OF_A_SIDE = ("pattern", "n_layers", "positions", "axial", "factorised", "learned")
 NOT_OFFERED = {"residual": "residual", "embedding": "full", "adaptive": {}}
 
 

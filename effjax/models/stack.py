@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from effjax.layers.cross import SourceRows
 from effjax.layers.mixer import Mixer
+from effjax.layers.small_state import restored_state, small_state
 from effjax.models.block import Period
 from effjax.ops.residual import residual_stack
 from effjax.ops.reversible import reversible_stack
@@ -32,6 +33,7 @@ class Stack(nn.Module):
       repeats: how often.
       residual: one of the above.
       remat: with "residual", recompute the activations of each block by `jax.checkpoint`.
+      small_states: streams keep keys, values and memories in 8 bits (`effjax.layers.small_state`).
 
     Source: Kitaev et al. 2020 (2001.04451), section 3; Gomez et al. 2017 (1707.04585).
     """
@@ -40,8 +42,13 @@ class Stack(nn.Module):
     repeats: int
     residual: str = "residual"
     remat: bool = False
+    small_states: bool = False
 
     def __post_init__(self):
+        owner = self.period.parent
+        if isinstance(owner, nn.Module) and not isinstance(owner, Stack):
+            # A period made within a compact method belongs to that method's module, and its parameters would too.
+            self.period = self.period.clone(parent=None, name=None)
         super().__post_init__()
         if self.residual not in RESIDUALS:
             raise ValueError(f"residual={self.residual!r}; one of {', '.join(RESIDUALS)} is allowed")
@@ -68,6 +75,7 @@ class Stack(nn.Module):
         positions=None,
         padding_mask=None,
         segment_ids=None,
+        global_mask=None,
         shared=None,
         sources=None,
         deterministic: bool = True,
@@ -78,6 +86,7 @@ class Stack(nn.Module):
           x: embeddings, padded positions already neutral.
           states: what `initial_state` or an earlier piece gave, or None.
           positions, padding_mask, segment_ids, deterministic: as in `effjax.layers.Mixer`.
+          global_mask: as in `effjax.layers.LongformerAttention`, which all mixers then have to be.
           shared: parameters that the blocks share, see `shared_params`.
           sources: what `read` gave, where blocks look up a source.
 
@@ -85,12 +94,20 @@ class Stack(nn.Module):
           `[B, T, D]` (residual) or `[B, T, 2 D]` (reversible), float32; and the states after this piece, or None.
         """
         self._make_parameters(x, shared)
-        blocks = pure_blocks(self.period.clone(parent=None), deterministic)
+        if global_mask is not None and not all(hasattr(mixer, "max_global") for mixer in self.period.mixers()):
+            raise ValueError("global_mask for a stack with mixers that know no global tokens; None is allowed")
+        blocks = pure_blocks(self.period.clone(parent=None), deterministic, small_states=self.small_states)
         params = self.variables["params"]["period"]
         # A constant key where nothing is dropped: LSH rotations differ by layer and repeat from call to call.
         base = jax.random.key(0) if deterministic else self.make_rng("dropout")
         arguments = dict(
-            consts=dict(positions=positions, padding_mask=padding_mask, segment_ids=segment_ids, shared=shared),
+            consts=dict(
+                positions=positions,
+                padding_mask=padding_mask,
+                segment_ids=segment_ids,
+                global_mask=global_mask,
+                shared=shared,
+            ),
             states=self._kept(states, sources),
             keys=jax.random.split(base, (self.repeats, len(blocks), len(blocks[0]))),
         )
@@ -144,6 +161,8 @@ class Stack(nn.Module):
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> list[Any]:
         """States before the first token: one per block of the period, with a leading axis over repeats."""
         states = self.period.initial_states(batch_size, dtype, max_length=max_length)
+        if self.small_states:
+            states = [small_state(state) for state in states]
         return [jax.tree.map(lambda leaf: jnp.stack([leaf] * self.repeats), state) for state in states]
 
     def shared_params(self) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -204,7 +223,7 @@ class Stack(nn.Module):
         return [(i, mixer) for i, mixer in mixers if getattr(type(mixer), method) is not getattr(Mixer, method)]
 
 
-def pure_blocks(period: Period, deterministic: bool):
+def pure_blocks(period: Period, deterministic: bool, *, small_states: bool = False):
     """The blocks of an unbound period as tuples of pure functions, the protocol of `effjax.ops.reversible`.
 
     The mixing half keeps its new state, the choices to replay and its penalties; the others have nothing to keep.
@@ -217,7 +236,7 @@ def pure_blocks(period: Period, deterministic: bool):
                 {"params": params},
                 i,
                 x,
-                state,
+                restored_state(state, period.dtype) if small_states else state,
                 None if saved is None else saved["replay"],
                 deterministic=deterministic,
                 rngs={"dropout": dropout, "hash": hashing},
@@ -225,6 +244,7 @@ def pure_blocks(period: Period, deterministic: bool):
                 mutable=["penalties"],
                 **consts,
             )
+            state = small_state(state) if small_states else state
             penalties = jax.tree.leaves(sown)
             return y, {"state": state, "replay": replay, "penalties": sum(penalties) if penalties else ()}
 

@@ -3,7 +3,10 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax import lax
+
+from effjax.ops.kernels import is_kernel
 
 
 def dense_dot(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
@@ -14,7 +17,7 @@ def dense_dot(x, kernel, dimension_numbers, precision=None, preferred_element_ty
 
     Args:
       x: activations; the contracted axes are the last ones.
-      kernel: the contracted axes are the first ones.
+      kernel: the contracted axes are the first ones; an array, or what stands in its place (`effjax.ops.kernels`).
       dimension_numbers, precision, preferred_element_type: as of `lax.dot_general`, without batch axes.
 
     Raises:
@@ -24,7 +27,15 @@ def dense_dot(x, kernel, dimension_numbers, precision=None, preferred_element_ty
     n = len(ours)
     if any(batch) or tuple(ours) != tuple(range(x.ndim - n, x.ndim)) or tuple(theirs) != tuple(range(n)):
         raise ValueError(f"dimension_numbers={dimension_numbers}; the last axes of x with the first of the kernel")
+    if is_kernel(kernel):
+        product = lambda x, kernel: _dot(x, kernel, n, precision, preferred_element_type)
+        return kernel.dot(x, n, product, preferred_element_type)
     return _dot(x, kernel, n, precision, preferred_element_type)
+
+
+def whole_kernel(kernel):
+    """The array of a kernel that is not used by `dense_dot`: itself, or in float32 what stands in its place."""
+    return kernel.array(jnp.float32) if is_kernel(kernel) else kernel
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -16,7 +16,8 @@ def series_scale(
     - "standardise": mean and deviation.
     - "none": 0 and 1.
 
-    Where the scale would be 0 it is 1; a deviation is at least 1e-5 of the mean magnitude.
+    Where the scale would be 0 it is 1; a deviation is at least 1 % of the mean magnitude, so that a step after a long
+    standstill (a currency that was pegged) stays within tens of scales.
 
     Args:
       values: what is known of each series.
@@ -42,5 +43,5 @@ def series_scale(
         return nothing, jnp.where(magnitude > 0, magnitude, 1.0)
     loc = mean(values, mask)
     variance = mean(jnp.where(mask, jnp.square(values - loc), 0.0), mask)
-    scale = jnp.maximum(jnp.sqrt(variance), 1e-5 * magnitude)
+    scale = jnp.maximum(jnp.sqrt(variance), 0.01 * magnitude)
     return loc, jnp.where(scale > 0, scale, 1.0)

@@ -7,6 +7,7 @@ A task owns its data, its model and its measure; the training loop knows it by t
 
 import importlib
 
+from effjax.compression.task import is_quantized, quantized_task
 from effjax.errors import UserError
 
 TASKS = {  # module and class, imported when asked for
@@ -29,4 +30,5 @@ def make_task(config):
     if config.task not in TASKS:
         raise UserError(f"config.task={config.task!r}; one of {', '.join(TASKS)} is allowed")
     module, name = TASKS[config.task]
-    return getattr(importlib.import_module(f"effjax.tasks.{module}"), name)(config)
+    kind = getattr(importlib.import_module(f"effjax.tasks.{module}"), name)
+    return (quantized_task(kind) if is_quantized(config) else kind)(config)

@@ -1,5 +1,6 @@
 """Classification of documents, or of pairs of them, by an encoder."""
 
+import errno
 import functools
 import os
 from typing import Any
@@ -167,6 +168,9 @@ class Classification(ExampleTask):
         error = metrics["error"]
         return {"loss": metrics["nats"], "error_rate": error, "accuracy": 1 - error, "f1": sum(f1) / len(f1)}
 
+    def continue_text(self, params, key: jax.Array, **settings) -> str:
+        raise UserError("a classifier says what a document is and writes none; see effjax.predict")
+
     def after_update(self, params, *, step, key):
         return self.model.after_update(params, step=step, key=key)
 
@@ -232,7 +236,7 @@ def read_source(source: str) -> tuple[str, bytes]:
         if "\n" not in source and path.is_file():
             return source, path.read_bytes()
     except OSError as error:
-        if not isinstance(error, FileNotFoundError) and error.errno != 36:  # a text too long for a name is a text
+        if error.errno != errno.ENAMETOOLONG:  # a text that is too long for a name is a text
             raise UserError(f"{source[:80]}: cannot be read: {error.strerror or error}") from error
     if epath.Path(source).suffix in (".txt", ".xml", ".png", ".tsv") and len(source.split()) == 1:
         raise UserError(f"{source}: there is no such file")

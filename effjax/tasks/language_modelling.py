@@ -78,7 +78,7 @@ class LanguageModelling(Task):
         if longest is not None and max(config.data.length, config.eval.context) > longest:
             raise UserError(
                 f"config.data.length={config.data.length} and config.eval.context={config.eval.context} must not "
-                f"exceed the {longest} positions of config.model.axial.shape"
+                f"exceed the {longest} positions of config.model.positions={config.model.positions!r}"
             )
         readers = {"data": config.data.reader, "eval": config.eval.reader}
         streamed = next((name for name, reader in readers.items() if reader == "streams"), None)
@@ -346,8 +346,8 @@ class LanguageModelling(Task):
         """What generating one stream of `length` tokens keeps in memory."""
         return self.model.initial_state(1, self.model.dtype, max_length=length)
 
-    def mult_adds(self) -> dict[str, float]:
-        return {"30 tokens": mult_adds(self.model, 30)}
+    def mult_adds(self, params) -> dict[str, float]:
+        return {"30 tokens": mult_adds(self.model, params, 30)}
 
     def encode_prompt(self, prompt: str) -> np.ndarray:
         """The ids of a prompt, whatever bytes the command line took it from."""

@@ -73,8 +73,9 @@ class Task:
         del carry
         return params
 
-    def mult_adds(self) -> dict[str, float]:
-        """Multiplications and additions of an input of a customary size, by the size, where a paper counts them."""
+    def mult_adds(self, params) -> dict[str, float]:
+        """Multiplications and additions of an input of a customary size, by the size; `params` may be shapes."""
+        del params
         return {}
 
     def notes(self) -> dict[str, str]:

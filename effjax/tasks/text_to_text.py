@@ -280,6 +280,6 @@ class TextToText(ExampleTask):
         sources = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sources)
         return self.model.initial_state(beams, self.model.dtype, max_length=length), sources
 
-    def mult_adds(self) -> dict[str, float]:
+    def mult_adds(self, params) -> dict[str, float]:
         source, target = self.config.options.count_lengths
-        return {f"{source} source and {target} target tokens": mult_adds(self.model, source, target)}
+        return {f"{source} source and {target} target tokens": mult_adds(self.model, params, source, target)}

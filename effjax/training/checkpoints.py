@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from effjax.errors import UserError
+from effjax.training import release
 from effjax.training.state import TrainState
 
 ITEMS = ("params", "training", "position")
@@ -149,10 +150,12 @@ def restore_params(workdir: epath.Path, params, *, which: str | int = "latest"):
       UserError: there is no such checkpoint, or it is damaged or of another model.
     """
     directory = workdir / "checkpoints"
-    if not directory.exists():
+    if not directory.exists() and not (workdir / release.FILE).exists():
         raise UserError(f"{workdir} holds no checkpoints")
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or here), params)
+    if (workdir / release.FILE).exists():
+        return _restore_release(workdir / release.FILE, params, which)
     with ocp.CheckpointManager(directory, item_names=ITEMS) as manager:
         step = manager.latest_step()
         if step is None:
@@ -176,6 +179,18 @@ def restore_params(workdir: epath.Path, params, *, which: str | int = "latest"):
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"checkpoint of step {step} in {directory} cannot be read: {reason}") from error
+    return step, restored
+
+
+def _restore_release(path: epath.Path, params, which: str | int):
+    try:
+        step, restored, expected = release.read_release(path, params)
+        if altered := _altered_array({"params": restored}, {"fingerprint": expected}):
+            raise ValueError(f"{altered} is not what was saved")
+    except Exception as error:  # whatever a damaged file leads to
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    if str(which) not in ("latest", "best", str(step)):
+        raise UserError(f"checkpoint {which!r}; {path} holds step {step} alone")
     return step, restored
 
 

@@ -5,10 +5,11 @@ from typing import Self
 import jax
 from jax.sharding import Mesh
 
+from effjax.compression.training import training_optimizer
 from effjax.data.placement import reader_share
 from effjax.errors import UserError
 from effjax.training.distributed import global_batches
-from effjax.training.optimizers import make_optimizer, restart_schedule
+from effjax.training.optimizers import restart_schedule
 from effjax.training.progress import Speed, utilisation_flops
 from effjax.training.stages import Stage
 from effjax.training.state import TrainState, initial_carry, initial_state
@@ -31,7 +32,7 @@ class Leg:
 
     def __init__(self, task, stage: Stage, mesh: Mesh):
         self.task, self.stage, self._mesh = task, stage, mesh
-        self._optimizer = make_optimizer(stage.config)
+        self._optimizer = training_optimizer(task, stage.config)
         self._jitted, self.state, self.batch = jit_train_step(task, self._optimizer, stage.config, mesh)
         self.reader = self.train_step = self.batches = self.speed = None
 

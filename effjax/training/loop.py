@@ -12,6 +12,7 @@ from effjax.training.distributed import Preemption
 from effjax.training.leg import leg_of_step, plan_legs
 from effjax.training.metrics import Means, MetricsLog
 from effjax.training.progress import Console, status
+from effjax.training.restore import check_start, starting_params
 from effjax.training.sharding import make_mesh
 from effjax.training.stages import stages_of
 from effjax.training.step import LOSS
@@ -42,6 +43,7 @@ def train(task, config, workdir: str) -> dict[str, float]:
     workdir = open_workdir(workdir)
     check_config(config)
     check_same_run(workdir, config)
+    check_start(config)
     task.workdir = workdir
     mesh = make_mesh(config.mesh, jax.devices())
     legs = plan_legs(task, stages_of(config), mesh)
@@ -61,8 +63,10 @@ def train(task, config, workdir: str) -> dict[str, float]:
             step, state, position = restored
             console.say(f"continuing from the checkpoint of step {step:,}")
         else:
-            console.say("initialising the parameters")
+            console.say(f"initialising the parameters{f' from {config.init_from}' if config.init_from else ''}")
             step, state, position = 0, legs[0].initial_state(config.seed), {"since_row": {}, "best": None}
+            if config.init_from:
+                state = state.replace(params=starting_params(config, legs[0].state.params))
         means, best = Means(position["since_row"]), position["best"]
         leg = leg_of_step(legs, step)
         leg = leg.readapted(position["adapted"]) if restored else leg.adapted(state.params)

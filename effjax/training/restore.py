@@ -41,3 +41,17 @@ def restore_on_all_devices(task, workdir: str, which: str = "latest") -> tuple[i
     else:
         step, params = restore_params(directory, params, which=which)
     return step, params, mesh
+
+
+def check_start(config) -> None:
+    """Raises UserError where `config.init_from` names no run, or one of another vocabulary."""
+    if not config.init_from:
+        return
+    theirs, ours = load_saved_config(open_workdir(config.init_from)).data.vocabulary, config.data.vocabulary
+    if theirs != ours:
+        raise UserError(f"config.init_from={config.init_from!r} has the vocabulary {theirs!r}, this run {ours!r}")
+
+
+def starting_params(config, params) -> dict:
+    """The parameters that training starts from: the newest of `config.init_from`, in the shardings of `params`."""
+    return restore_params(open_workdir(config.init_from), params)[1]

@@ -34,13 +34,17 @@ class TrainState:
 def initial_state(task, optimizer: optax.GradientTransformation, config, key: jax.Array) -> TrainState:
     """The state before the first step, as a traceable function of the key."""
     params_key, run_key = jax.random.split(key)
-    params = task.init(params_key)
+    return state_of_params(task, optimizer, config, task.init(params_key), run_key)
+
+
+def state_of_params(task, optimizer: optax.GradientTransformation, config, params, key: jax.Array) -> TrainState:
+    """The state before the first step of a run that begins with these parameters, its key `key`."""
     return TrainState(
         step=jnp.int32(0),
         params=params,
         opt_state=optimizer.init(params),
         carry=initial_carry(task, config),
-        key=run_key,
+        key=key,
         skipped=jnp.int32(0),
         skipped_in_a_row=jnp.int32(0),
     )

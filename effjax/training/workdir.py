@@ -13,7 +13,8 @@ from effjax.training.config import base_config, flatten
 # leave what is computed alone (to rounding, for another mesh): a cosine schedule ends at the last step, so that other
 # `steps` change its learning rate from the first continued step on.
 MAY_DIFFER = (
-    "steps", "log_every", "max_bad_steps", "mesh.", "sharding", "eval.", "checkpoint.", "sample.", "data.path"
+    "steps", "log_every", "max_bad_steps", "mesh.", "sharding", "eval.", "checkpoint.", "sample.", "data.path",
+    "init_from",
 )  # fmt: skip
 
 

@@ -8,50 +8,23 @@ import numpy as np
 import pytest
 
 from effjax.errors import UserError
+from effjax.interop import import_state_dict
 from effjax.layers import AdaptiveVocabulary
 from effjax.models.build import decoder_config, make_decoder
+from effjax.tasks import make_task
 from tests.goldens.load import distance, load
-from tests.models.test_transformer_xl_goldens import parameters
+from tests.interop.test_transformer_xl import config_json
 
 SMALL = AdaptiveVocabulary(40, 8, cutoffs=(6, 15), div=2, scale=3.0)
-
-
-def vocabulary(weights, clusters):
-    """The original's tables, biases and projections under our names; only the head's projection is not shared."""
-    table = lambda name: jnp.asarray(weights[name])
-    params = {"tail_table": table("crit.cluster_weight"), "tail_bias": table("crit.cluster_bias")}
-    for i in range(clusters):
-        params[f"table_{i}"] = table(f"transformer.word_emb.emb_layers.{i}.weight")
-        params[f"projection_{i}"] = table(f"transformer.word_emb.emb_projs.{i}")
-        params[f"bias_{i}"] = table(f"crit.out_layers.{i}.bias")
-    return params | {"head_projection": table("crit.out_projs.0")}
 
 
 def test_within_hugging_face_transformer_xl():
     """Two segments from ids to log-probabilities, losses and memories."""
     golden = load("hf_transfo_xl_adaptive")
-    settings, outputs = golden["story"]["settings"], golden["outputs"]
-    config = decoder_config(("transformer_xl",))
-    config.update(
-        d_model=settings["d_model"],
-        d_ff=settings["d_inner"],
-        n_heads=settings["n_head"],
-        head_dim=settings["d_head"],
-        n_layers=settings["n_layer"],
-        norm="post",
-        norm_epsilon=1e-5,
-        positions="none",
-        embedding="adaptive",
-        embedding_scale=settings["d_model"] ** 0.5,
-        loss_chunk_size=7,
-    )
-    config.adaptive.update(cutoffs=tuple(settings["cutoffs"]), div=settings["div_val"])
-    config.transformer_xl.update(memory_length=settings["mem_len"], untie_biases=True, zero_memory=True)
-    model = make_decoder(config, vocab_size=settings["vocab_size"])
-    params = parameters(golden["weights"], settings) | {"vocabulary": vocabulary(golden["weights"], 3)}
-    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    jax.tree.map(lambda ours, theirs: np.testing.assert_equal(ours.shape, theirs.shape), params, expected)
-
+    outputs = golden["outputs"]
+    config, params = import_state_dict(config_json(golden["story"]["settings"]), golden["weights"])
+    config.model.loss_chunk_size = 7
+    model = make_task(config).model
     state, run = model.initial_state(2, max_length=32), jax.jit(functools.partial(model.apply, {"params": params}))
     before = None
     for segment, ids in enumerate(golden["inputs"]["ids"]):

@@ -166,3 +166,24 @@ def test_dropout_of_a_stream_differs_from_piece_to_piece(monkeypatch):
 def test_mistakes_are_named_at_construction(make, words):
     with pytest.raises(ValueError, match=words):
         make(d_model=16, n_heads=2, head_dim=8)
+
+
+@pytest.mark.parametrize("global_tokens", [0, 1])
+def test_fixed_attention_to_both_sides_is_dense_attention_under_its_rule(global_tokens):
+    layer = FixedAttention(
+        d_model=16, n_heads=2, head_dim=8, block=5, summary=2, causal=False, global_tokens=global_tokens
+    )
+    x = jax.random.normal(jax.random.key(0), (1, 23, 16))
+    params = layer.init(jax.random.key(1), x)
+    i, j = np.ogrid[:23, :23]
+    mask = (i // 5 == j // 5) | (j % 5 >= 3) | (i < global_tokens) | (j < global_tokens)
+    q, k, v = (jnp.einsum("btd,dnh->btnh", x, params["params"][name]["kernel"]) for name in ("query", "key", "value"))
+    logits = jnp.einsum("btnh,bsnh->bnts", q, k) / 8**0.5
+    y = jnp.einsum("bnts,bsnh->btnh", jax.nn.softmax(jnp.where(mask, logits, -jnp.inf)), v)
+    expected = jnp.einsum("btnh,nhd->btd", y, params["params"]["out"]["kernel"])
+    np.testing.assert_allclose(layer.apply(params, x)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_global_tokens_of_fixed_attention_need_both_sides():
+    with pytest.raises(ValueError, match="global_tokens=1 with causal=True"):
+        FixedAttention(d_model=16, n_heads=2, head_dim=8, global_tokens=1)

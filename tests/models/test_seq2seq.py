@@ -108,6 +108,7 @@ def test_packed_pairs_do_not_see_each_other(name):
     np.testing.assert_allclose(together, np.concatenate(alone, axis=1), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_targets_see_the_whole_source_and_only_their_past():
     inputs, previous = ids(1, SOURCE), ids(1, TARGET, seed=1)
     before = logits("lsra", inputs, previous)
@@ -122,6 +123,7 @@ def test_targets_see_the_whole_source_and_only_their_past():
     assert np.all(np.any(after[0, 4:] != before[0, 4:], axis=-1))
 
 
+@pytest.mark.slow
 def test_rows_of_one_source_share_its_keys():
     """Three beams a source look up one copy, and find what three copies would give."""
     model, params = model_and_params("full")

@@ -104,6 +104,6 @@ def test_scales_by_hand_and_what_is_masked_does_not_count():
         np.testing.assert_allclose(scales[name][0][:, 0], loc, rtol=1e-6)
         np.testing.assert_allclose(scales[name][1][:, 0], scale, rtol=1e-6)
     flat = series_scale(jnp.full((1, 4), 300.0), mask[1:2], scaling="standardise")
-    np.testing.assert_allclose(np.concatenate(flat, 1), [[300, 3e-3]], rtol=1e-5)
+    np.testing.assert_allclose(np.concatenate(flat, 1), [[300, 3]], rtol=1e-5)
     with pytest.raises(ValueError, match="scaling='max'"):
         series_scale(values, mask, scaling="max")

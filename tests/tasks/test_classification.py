@@ -1,19 +1,24 @@
 """Classification from configurations: two steps, scores, predictions, an encoder that was there before, mistakes."""
 
+import functools
 import json
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from effjax import cli, evaluate, predict
 from effjax.data.examples import scoring_examples
 from effjax.errors import UserError
 from effjax.tasks import make_task
-from effjax.training.checkpoints import restore_params
+from effjax.training.checkpoints import Checkpoints
 from effjax.training.config import apply_overrides, load_config
 from effjax.training.loop import train
-from effjax.training.workdir import open_workdir
+from effjax.training.optimizers import make_optimizer
+from effjax.training.sharding import make_mesh
+from effjax.training.state import initial_state
+from effjax.training.workdir import open_workdir, save_config
 from tests.data import records
 
 SMALL = {
@@ -73,10 +78,10 @@ def test_lists_train_score_and_predict(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "write", "settings", "source"),
     [
-        ("lra_text.py:tiny", records.write_imdb, {"data.length": 64}, "a fine film"),
-        ("lra_retrieval.py:tiny", records.write_aan, {"data.length": 64}, "one text\tanother text"),
-        ("lra_image.py:tiny", records.write_cifar, {"model.axial.dims": (16,)}, None),
-        ("lra_pathfinder.py:tiny", records.write_pathfinder, {}, None),
+        ("lra_text.py:tiny", records.write_imdb, {"data.length": 32}, "a fine film"),
+        ("lra_retrieval.py:tiny", records.write_aan, {"data.length": 32}, "one text\tanother text"),
+        ("lra_image.py:tiny", records.write_cifar, {"data.length": 48, "model.axial.dims": (16,)}, None),
+        ("lra_pathfinder.py:tiny", records.write_pathfinder, {"data.length": 48}, None),
         ("longformer_hyperpartisan.py:tiny", records.write_hyperpartisan, HYPERPARTISAN, "A fine article."),
     ],
 )
@@ -155,30 +160,34 @@ def masked_config(**settings):
     return small_config("longformer_hyperpartisan.py:tiny_pretrain", **sizes | settings)
 
 
-def test_training_starts_from_the_encoder_of_a_masked_language_model(tmp_path, capsys):
-    masked, run = masked_config(), tmp_path / "masked"
-    task = make_task(masked)
-    train(task, masked, str(run))
-    _, before = restore_params(open_workdir(str(run)), jax.eval_shape(task.init, jax.random.key(0)))
+def test_training_starts_from_the_encoder_of_a_masked_language_model(tmp_path):
+    masked, run = masked_config(), open_workdir(str(tmp_path / "masked"))
+    save_config(run, masked)
+    state = jax.jit(lambda key: initial_state(make_task(masked), make_optimizer(masked), masked, key))(
+        jax.random.key(5)
+    )
+    with Checkpoints(run, keep=1) as checkpoints:
+        checkpoints.save(1, state, {"best": None})
     folder = records.write_hyperpartisan(tmp_path)
 
-    def config(**settings):
-        options = {"options.init_from": str(run), "steps": 1, "optimizer.learning_rate": 0.0}
-        return small_config("longformer_hyperpartisan.py:tiny", folder, **HYPERPARTISAN | options | settings)
+    def task(**settings):
+        options = HYPERPARTISAN | {"options.init_from": str(run)}
+        return make_task(small_config("longformer_hyperpartisan.py:tiny", folder, **options | settings))
 
-    start = config(eval__test=False)
-    train(make_task(start), start, str(tmp_path / "run"))
-    like = jax.eval_shape(make_task(start).init, jax.random.key(0))
-    _, after = restore_params(open_workdir(str(tmp_path / "run")), like)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(after["encoder"]):
-        for part in path:
-            before_leaf = before[part.key] if part is path[0] else before_leaf[part.key]
-        np.testing.assert_array_equal(leaf, before_leaf)
+    mesh = make_mesh(dict(data=-1, fsdp=1, tensor=1, sequence=1), jax.devices())
+    begin = jax.jit(task().init, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    params = begin(jax.random.key(0))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params["encoder"]):
+        there = functools.reduce(lambda tree, part: tree[part.key], path, state.params)
+        np.testing.assert_array_equal(leaf, there)
+    assert {"hidden_0", "out"} < params.keys()
     for settings, message in (
         (dict(data__vocabulary="hashed_words:65"), "vocabulary 'hashed_words:64'"),
-        (dict(model__d_ff=32), r"has shape \(1, 16, 24\) at stack/.*, where .* shape \(1, 16, 32\)"),
-        (dict(options__init_from=str(tmp_path / "run")), "is a run of classification"),
+        (dict(model__d_ff=32), r"has shape \(1, 24\) at stack/.*, where .* shape \(1, 32\)"),
         (dict(options__init_from=str(tmp_path / "nothing")), "holds no run"),
     ):
         with pytest.raises(UserError, match=message):
-            make_task(config(**settings)).train_reader(0, 1)
+            task(**settings).train_reader(0, 1)
+    save_config(open_workdir(str(tmp_path / "other")), lists())
+    with pytest.raises(UserError, match="is a run of classification; one of masked_language_modelling"):
+        task(options__init_from=str(tmp_path / "other")).train_reader(0, 1)

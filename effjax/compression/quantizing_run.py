@@ -1,0 +1,105 @@
+"""From the working directory of a trained run to that of a smaller model."""
+
+import jax
+
+from effjax.compression.calibrate import calibrate, training_batches
+from effjax.compression.kernels import find_kernels, select
+from effjax.compression.quantize import check_mode, kernel_losses, nbytes, quantize_params, quantized_bytes
+from effjax.errors import UserError
+from effjax.tasks import make_task
+from effjax.training.checkpoints import fingerprint
+from effjax.training.release import check_release, write_release
+from effjax.training.restore import restore_on_all_devices
+from effjax.training.stages import stage_of_step
+from effjax.training.workdir import open_workdir
+
+
+def trained_run(config, workdir: str, which: str):
+    """A run as it is after training, in floats.
+
+    Returns:
+      `(config, task, step, params, mesh)`; the configuration is that of the stage in which it ended.
+
+    Raises:
+      UserError: the run holds integers already, or there is no such checkpoint.
+    """
+    if config.quantization.stored:
+        raise UserError(f"{workdir} holds integers already; give the run that they were made from")
+    config = without_compression(config)
+    step, params, mesh = restore_on_all_devices(make_task(config), workdir, which)
+    config = stage_of_step(config, step).config
+    return config, make_task(config), step, params, mesh
+
+
+def without_compression(config):
+    """The configuration of the same model in floats, unpruned."""
+    config = config.copy_and_resolve_references().unlock()
+    config.quantization.mode, config.quantization.states, config.pruning.method = "none", False, "none"
+    return config.lock()
+
+
+def quantize_run(
+    config,
+    workdir: str,
+    out: str,
+    *,
+    mode: str,
+    which: str = "latest",
+    states: bool = False,
+    calibration_batches: int = 32,
+    split: str = "test",
+    limit: int = 0,
+) -> dict:
+    """Writes a quantised copy of a run and says what it cost.
+
+    Args:
+      config: the run's, with the rules and the group size of `config.quantization`.
+      workdir: the run's.
+      out: directory to write.
+      mode: a name of `effjax.compression.quantize.MODES`.
+      which: checkpoint: "latest", "best" or a step.
+      states: whether streams keep keys, values and memories in 8 bits, too.
+      calibration_batches: training batches for the scales of "int8_static".
+      split, limit: what is scored before and after.
+
+    Returns:
+      `before` and `after` (scores), `bytes` (before, after, formula, disk) and `sqnr` (decibels, the worst first).
+
+    Raises:
+      UserError: anything that does not fit, before any work is done.
+    """
+    check_release(open_workdir(out))
+    check_mode(mode)
+    quantized_config = without_compression(config).copy_and_resolve_references().unlock()
+    quantized_config.quantization.update(mode=mode, states=states, stored=True)
+    rules, group = config.quantization.rules, config.quantization.group
+    kernels = select(
+        find_kernels(make_task(without_compression(config)).init), rules, field="config.quantization.rules"
+    )
+    make_task(quantized_config)  # checks its settings
+    if mode == "int8_static" and calibration_batches < 1:
+        raise UserError(f"calibration_batches={calibration_batches}: the calibration data is empty; 1 or more")
+
+    config, task, step, params, mesh = trained_run(config, workdir, which)
+    with jax.set_mesh(mesh):
+        scales = None
+        if mode == "int8_static":
+            carry = task.initial_carry(config.batch_size)
+            scales = calibrate(task.loss, params, training_batches(task, calibration_batches), kernels, carry)
+        make_small = jax.jit(lambda params: quantize_params(params, kernels, mode, group, scales))
+        quantized = make_small(params)
+        quantized_config.update(config)
+        quantized_config.quantization.update(mode=mode, states=states, stored=True)
+        quantized_config.lock()
+        settings = dict(limit=limit or None, mesh=mesh)
+        before = task.evaluate(params, split, **settings)
+        after = make_task(quantized_config).evaluate(quantized, split, **settings)
+    disk = write_release(open_workdir(out), quantized_config, step, quantized, fingerprint({"params": quantized}))
+    sizes = {"before": nbytes(params), "after": nbytes(quantized), "disk": disk}
+    return {
+        "mode": mode,
+        "before": before,
+        "after": after,
+        "bytes": sizes | {"formula": quantized_bytes(params, kernels, mode, group)},
+        "sqnr": kernel_losses(params, quantized, kernels),
+    }

@@ -1,0 +1,99 @@
+"""Attention heads and hidden neurons taken out of a model that has silenced them: the same function, narrower."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from effjax.compression.kernels import Kernel, path_of
+from effjax.compression.structure import reads
+from effjax.errors import UserError
+from effjax.tasks import make_task
+
+FIELDS = {"heads": "n_heads", "neurons": "d_ff"}
+INSIDE = {"heads": "/out/kernel", "neurons": "/outer/kernel"}
+
+
+def living(params, kernels: dict[str, Kernel], kind: str) -> dict[str, np.ndarray]:
+    """Which heads or neurons are read by anything but zeros: bool `[layers, units]` for each kernel that reads them."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        kernel = kernels.get(path_of(path))
+        if kernel is not None and reads(kernel) == kind:
+            leaf = np.asarray(leaf) if kernel.layers else np.asarray(leaf)[None]
+            found[kernel.path] = (leaf != 0).any(tuple(range(2, leaf.ndim)))
+    return found
+
+
+def remove(config, params, kernels: dict[str, Kernel], kind: str):
+    """Takes out what no layer needs.
+
+    All layers of a model are as wide as each other: each loses as many as the one that has the fewest silent ones.
+    Which axes of which parameters count heads or neurons is seen from the shapes of the narrower model.
+
+    Args:
+      config: of the run.
+      params: with zeros where heads or neurons are read that are silent.
+      kernels: all of the model, from `find_kernels`.
+      kind: "heads" or "neurons".
+
+    Returns:
+      `(config, params)` of the narrower model; the same where nothing is silent everywhere.
+
+    Raises:
+      UserError: parameters that all layers share have heads, of which the layers do not silence the same; or the family
+        tells its heads apart by their number, so that the narrower model computes something else.
+    """
+    alive, field = living(params, kernels, kind), FIELDS[kind]
+    before = config.model[field]
+    if not alive or any(mask.shape[1] != before for mask in alive.values()):
+        raise UserError(f"config.model.{field}={before} is not what the kernels of this model read: nothing is removed")
+    after = max(1, max(int(mask.sum(1).max()) for mask in alive.values()))
+    if after == before:
+        return config, params
+    narrow = config.copy_and_resolve_references().unlock()
+    narrow.model[field] = after
+    narrow.lock()
+    shapes = jax.eval_shape(make_task(narrow).init, jax.random.key(0))
+    # The living first, then silent ones to fill up the layers that have fewer, each in their order.
+    order = {path: np.sort(np.argsort(~mask, axis=1, kind="stable")[:, :after]) for path, mask in alive.items()}
+    kept = {path.removesuffix(INSIDE[kind]) + "/": indices for path, indices in order.items()}
+
+    def take(path, leaf, like):
+        if leaf.shape == like.shape:
+            return leaf
+        path = path_of(path)
+        axes = [i for i, sizes in enumerate(zip(leaf.shape, like.shape)) if sizes == (before, after)]
+        if len(axes) != 1 or leaf.ndim != like.ndim:
+            raise UserError(f"{path} of shape {leaf.shape} would have {like.shape} with {field}={after}: not possible")
+        indices = next((own for prefix, own in kept.items() if path.startswith(prefix)), None)
+        if indices is None:  # shared by all layers
+            indices = np.concatenate(list(kept.values()))
+            if (indices != indices[:1]).any():
+                raise UserError(f"{path} is shared by layers that do not silence the same {kind}: not possible")
+            return jnp.take(leaf, indices[0], axis=axes[0])
+        if leaf.shape[0] != len(indices):
+            return jnp.take(leaf, indices[0], axis=axes[0])
+        return jnp.stack([jnp.take(own, chosen, axis=axes[0] - 1) for own, chosen in zip(leaf, indices)])
+
+    removed = jax.tree_util.tree_map_with_path(take, params, shapes)
+    _check_same_function(config, params, narrow, removed, kind)
+    return narrow, removed
+
+
+def _check_same_function(config, params, narrow, removed, kind) -> None:
+    """Raises UserError where the losses of random inputs differ by more than rounding."""
+    losses = []
+    for own, weights in ((config, params), (narrow, removed)):
+        task = make_task(own)
+        rng = np.random.default_rng(0)
+        batch = {
+            name: jnp.asarray(rng.integers(0, 2, like.shape), like.dtype)
+            for name, like in task.abstract_batch().items()
+        }
+        carry = task.initial_carry(own.batch_size)
+        losses.append(float(jax.jit(lambda w, b, c, task=task: task.loss(w, b, c)[0])(weights, batch, carry)))
+    if not np.isclose(*losses, rtol=1e-5):
+        raise UserError(
+            f"with fewer {kind} this model computes something else (loss {losses[0]:.6f}, then {losses[1]:.6f}): the "
+            "family tells them apart by their number, as hashing and patterns by head do; keep them masked"
+        )

@@ -1,0 +1,85 @@
+"""Makes the table and the picture again from the metrics: `python experiments/compression/report.py`."""
+
+import json
+import pathlib
+from collections import defaultdict
+
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+HERE = pathlib.Path(__file__).parent
+LITE_TRANSFORMER = 18.2  # Wu et al. 2020 (2004.11886), pruned and in 8 bits
+TUNED = ("dense", "qat", "sparse", "2:4", "minus")  # ways that trained on: to be compared with `dense`
+
+
+def main() -> None:
+    runs = {path.stem: read(path) for path in sorted((HERE / "metrics").glob("*.jsonl"))}
+    text = "".join(f"### {name}\n\n{table(results)}\n" for name, results in runs.items())
+    (HERE / "table.md").write_text(text)
+    draw(runs)
+    print(text)
+
+
+def read(path: pathlib.Path) -> dict[str, dict]:
+    """Results by way; those that the family cannot do are left out."""
+    results = [json.loads(line) for line in path.read_text().splitlines()]
+    return {result["way"]: result for result in points(results) if "impossible" not in result}
+
+
+def points(results):
+    """The results, and 8-bit weights on top of pruning as results of their own."""
+    for result in results:
+        yield result
+        if "int8_bits_per_byte" in result:
+            eight = {"bits_per_byte": result["int8_bits_per_byte"], "bytes": result["int8_bytes"]}
+            yield result | eight | {"way": f"{result['way']} + int8"}
+
+
+def base_of(way: str, results: dict) -> dict:
+    """What a way is compared with: the model after as many further steps, or as it was."""
+    return results["dense"] if way.startswith(TUNED) and "dense" in results else results["float32"]
+
+
+def table(results: dict) -> str:
+    lines = ["| way | bits per byte | difference | bytes | times smaller |", "|---|---|---|---|---|"]
+    for way, result in results.items():
+        base = base_of(way, results)
+        difference = result["bits_per_byte"] - base["bits_per_byte"]
+        smaller = results["float32"]["bytes"] / result["bytes"]
+        versus = " from dense" if base is not results["float32"] and base is not result else ""
+        score, size = result["bits_per_byte"], result["bytes"]
+        lines.append(f"| {way} | {score:.4f} | {difference:+.4f}{versus} | {size:,} | {smaller:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(runs: dict) -> None:
+    """What each way costs against how much smaller it makes the model; the best ones of each family joined."""
+    figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    labelled = defaultdict(bool)
+    for i, (name, results) in enumerate(runs.items()):
+        color, front = colormaps["tab10"](i), []
+        for way, result in results.items():
+            smaller = results["float32"]["bytes"] / result["bytes"]
+            cost = result["bits_per_byte"] - base_of(way, results)["bits_per_byte"]
+            axes.plot([smaller], [cost], "o", color=color, markersize=4)
+            front.append((smaller, cost))
+            if not labelled[way]:
+                axes.annotate(way, (smaller, cost), textcoords="offset points", xytext=(4, 4), fontsize=7)
+                labelled[way] = True
+        best = [point for point in front if not any(x > point[0] and y <= point[1] for x, y in front)]
+        axes.plot(*zip(*sorted(best)), color=color, linewidth=1, label=name)
+    axes.axvline(LITE_TRANSFORMER, color="grey", linestyle=":", label="Lite Transformer, 18.2 times")
+    axes.set_xscale("log")
+    axes.set_xlabel("times smaller than float32 (bytes)")
+    axes.set_ylabel("bits per byte lost, beginning of the test split")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    with open(HERE / "pareto.png", "wb") as file:
+        FigureCanvasAgg(figure).print_png(file)
+
+
+if __name__ == "__main__":
+    main()
