@@ -8,7 +8,7 @@ Presets, `--config=configs/conformer_an4.py:PRESET`:
       python -m effjax.train --config=configs/conformer_an4.py --config.data.path=an4_mfcc.tar.xz --workdir=runs/an4
 
 - sound: the same over 80 log-mel bands of an4_sphere.tar.gz. Not run.
-- tiny: two blocks of width 16, for tests, on whatever `data.path` holds.
+- tiny: one block of width 16, for tests, on whatever `data.path` holds.
 
 There is no official validation set: four of the 74 training speakers (every 16th by name) are held out.
 """
