@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 import pathlib
 
 import jax
@@ -257,7 +258,7 @@ class TextToText(ExampleTask):
           UserError: an empty text, or one that is too long and not to be shortened, with its line.
         """
         where, texts = "the input", [source]
-        if len(source) < 1000 and "\n" not in source and pathlib.Path(source).is_file():
+        if os.path.isfile(source):  # False, unlike that of pathlib, for a text too long to be a name
             try:
                 whole = pathlib.Path(source).read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
