@@ -62,7 +62,9 @@ def run(name: str, seed: int, args) -> dict:
     task = make_task(config.lock())
     train(task, config, workdir)
     seconds = time.monotonic() - start
-    _, params, _ = restore_on_all_devices(task, workdir)
+    step, params, _ = restore_on_all_devices(task, workdir)
+    if step < args.steps:  # a signal: the checkpoint is there, and the same command goes on
+        raise UserError(f"{workdir} stopped after step {step} of {args.steps}")
     rows = read_rows(open_workdir(workdir) / "metrics.jsonl")
     test = task.evaluate(params, "test", limit=args.test_targets)
     return {
