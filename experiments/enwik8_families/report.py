@@ -71,14 +71,14 @@ def draw_trade_off(runs, order, speed) -> None:
     """Test bits per byte against speed."""
     figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    named = []
+    points = {family: (speed[family]["tokens_per_second"], mean(runs[family], bits)) for family in order}
     for i, family in enumerate(order):
-        rate, score = speed[family]["tokens_per_second"], mean(runs[family], bits)
-        crowded = any(abs(rate - x) < 150 and abs(score - y) < 0.05 for x, y in named)
-        named.append((rate, score))
+        rate, score = points[family]
+        crowded = any(0 < x - rate < 100 and abs(score - y) < 0.06 for x, y in points.values())
+        place = dict(xytext=(-6, 4), ha="right") if crowded else dict(xytext=(6, 4))
         spread = [[score - min(map(bits, runs[family]))], [max(map(bits, runs[family])) - score]]
         axes.errorbar([rate], [score], yerr=spread, fmt="o", capsize=3, label=family, color=style(i)["color"])
-        axes.annotate(family, (rate, score), textcoords="offset points", xytext=(6, -11 if crowded else 4), fontsize=8)
+        axes.annotate(family, (rate, score), textcoords="offset points", fontsize=8, **place)
     axes.set_xlabel("training speed (tokens per second)")
     axes.set_ylabel("bits per byte, beginning of the test split (bars: lowest and highest seed)")
     finish(figure, axes, "speed.png", legend=False)
