@@ -62,5 +62,5 @@ class Embed(Compressible, nn.Embed):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         if is_kernel(self.embedding):
-            return self.embedding.rows(inputs, self.dtype or jnp.float32)
+            return self.embedding.rows(jnp.asarray(inputs), self.dtype or jnp.float32)
         return super().__call__(inputs)

@@ -169,7 +169,7 @@ def test_families_that_tell_heads_apart_say_so():
 def test_training_prunes_from_another_run_and_what_it_masks_can_be_removed(run, tmp_path, capsys):
     pruning = dict(method="magnitude", structure="neurons", sparsity=0.5, begin=0, end=2, every=1)
     settings = {f"pruning__{name}": value for name, value in pruning.items()}
-    config = with_settings(tiny_config("full"), init_from=run, **settings)
+    config = with_settings(tiny_config("full"), init_from=run, batch_size=8, **settings)
     workdir = str(tmp_path / "pruned")
     train(make_task(config), config, workdir)
     report = output(prune, capsys, f"--checkpoint={workdir}", f"--out={tmp_path / 'narrow'}", "--remove", "--limit=64")
@@ -187,7 +187,8 @@ def test_training_prunes_from_another_run_and_what_it_masks_can_be_removed(run, 
 
 @pytest.mark.slow
 def test_training_that_rounds_starts_from_a_run_and_learns(run, tmp_path):
-    config = with_settings(tiny_config("full", residual="residual"), init_from=run, quantization__mode="int8_dynamic")
+    settings = dict(init_from=run, batch_size=8, quantization__mode="int8_dynamic")
+    config = with_settings(tiny_config("full", residual="residual"), **settings)
     workdir = tmp_path / "qat"
     train(make_task(config), config, str(workdir))
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
