@@ -152,7 +152,7 @@ def test_streams_carry_their_state_and_start_again():
         (dict(sample__prompt=""), "the prompt is empty"),
         (dict(vocabulary="text8", sample__prompt="The"), "byte 0x54"),
         (dict(sample__top_k=1000), "top_k=1000"),
-        (dict(task="translation"), "config.task='translation'"),
+        (dict(task="singing"), "config.task='singing'"),
         (
             dict(model__positions="axial", model__axial__shape=(4, 4), model__axial__dims=(8, 8)),
             "must not exceed the 16 positions",
