@@ -26,7 +26,8 @@ def small_config(name, path, **settings):
     return config
 
 
-@pytest.mark.parametrize("name", ["transformer_xl", pytest.param("reformer", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["transformer_xl", "reformer"])
 def test_the_score_of_books_in_a_row_is_that_of_each_alone(name, tmp_path):
     """Neither memory nor window reaches over the beginning of a book."""
     whole, alone = tmp_path / "whole", [tmp_path / f"book_{i}" for i in range(2)]

@@ -38,7 +38,8 @@ def output(command, capsys, *flags):
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("mode", ["int4_weight_only", pytest.param("int8_static", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["int4_weight_only", "int8_static"])
 def test_a_quantised_copy_is_small_on_disk_and_scores_and_generates(run, tmp_path, capsys, mode):
     out = str(tmp_path / "small")
     report = output(

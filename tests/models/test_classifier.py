@@ -12,8 +12,7 @@ from effjax.models.arena import BOTH_SIDES, arena_model
 from effjax.models.classifier import make_classifier
 
 LENGTH, SHORT, VOCABULARY = 24, 17, 20
-SLOW = [name for name in BOTH_SIDES if name not in ("full", "longformer", "linformer", "lsh")]
-MIXERS = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in BOTH_SIDES]
+MIXERS = [pytest.param(name, marks=() if name == "longformer" else pytest.mark.slow) for name in BOTH_SIDES]
 
 
 @functools.cache

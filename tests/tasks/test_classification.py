@@ -48,6 +48,7 @@ def lists(**settings):
     return small_config("lra_listops.py:tiny", **LISTS | settings)
 
 
+@pytest.mark.slow
 def test_lists_train_score_and_predict(tmp_path, capsys):
     config = lists()
     test = train(make_task(config), config, str(tmp_path))
@@ -160,6 +161,7 @@ def masked_config(**settings):
     return small_config("longformer_hyperpartisan.py:tiny_pretrain", **sizes | settings)
 
 
+@pytest.mark.slow
 def test_training_starts_from_the_encoder_of_a_masked_language_model(tmp_path):
     masked, run = masked_config(), open_workdir(str(tmp_path / "masked"))
     save_config(run, masked)

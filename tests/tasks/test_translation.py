@@ -76,9 +76,8 @@ def run(capsys, main, *args):
     return code, capsys.readouterr()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (i > 0)) for i, name in enumerate(PRESETS)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
 def test_trains_scores_and_predicts(name, tmp_path, capsys, monkeypatch):
     config = small_config(name)
     train(make_task(config), config, str(tmp_path / "run"))
