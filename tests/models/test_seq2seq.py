@@ -141,7 +141,7 @@ def test_rows_of_one_source_share_its_keys():
 
 @pytest.mark.slow
 def test_recomputed_blocks_drop_the_same_and_give_the_same_gradients():
-    inputs, previous, targets = ids(2, SOURCE), ids(2, TARGET, seed=1), ids(2, TARGET, seed=2)
+    inputs, previous, targets = map(jnp.asarray, (ids(2, SOURCE), ids(2, TARGET, seed=1), ids(2, TARGET, seed=2)))
 
     def gradients(**settings):
         model, params = model_and_params("full", dropout=0.1, **settings)
