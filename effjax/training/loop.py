@@ -10,7 +10,7 @@ from effjax.training.config import check_config
 from effjax.training.curves import draw_curves
 from effjax.training.distributed import Preemption
 from effjax.training.leg import leg_of_step, plan_legs
-from effjax.training.metrics import Means, MetricsLog
+from effjax.training.metrics import Means, MetricsLog, read_rows
 from effjax.training.progress import Console, status
 from effjax.training.restore import check_start, starting_params
 from effjax.training.sharding import make_mesh
@@ -140,6 +140,19 @@ def train(task, config, workdir: str) -> dict[str, float]:
         if step >= config.steps and config.sample.length:  # last: by now nothing can be lost
             text = leg.task.sample(state.params, jax.random.key(config.seed))
             console.say(f"generated text:\n{config.sample.prompt}{text}")
+    return test
+
+
+def train_to_the_end(task, config, workdir: str) -> dict[str, float]:
+    """`train`, for scripts that go on with what it leaves behind.
+
+    Raises:
+      UserError: as `train`; and where a signal ended the run before its last step, which must not pass for the result.
+    """
+    test = train(task, config, workdir)
+    step = max((row["step"] for row in read_rows(open_workdir(workdir) / "metrics.jsonl")), default=0)
+    if step < config.steps:
+        raise UserError(f"{workdir} stopped before step {config.steps:,}; the same command goes on from its checkpoint")
     return test
 
 

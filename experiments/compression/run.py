@@ -25,7 +25,7 @@ from effjax.compression.training import pruning_plan
 from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.checkpoints import restore_params
-from effjax.training.loop import train
+from effjax.training.loop import train_to_the_end
 from effjax.training.restore import restore_on_all_devices
 from effjax.training.workdir import load_saved_config, open_workdir
 
@@ -149,7 +149,7 @@ def fine_tuned(run: Run, way: str, start: str = "", **settings):
     )
     workdir = f"{run.args.workdir}/{run.family}-{run.args.seed}-{way}"
     task = task_of(config)
-    train(task, config, workdir)
+    train_to_the_end(task, config, workdir)
     return config, restore_on_all_devices(task, workdir)[1], workdir
 
 

@@ -19,7 +19,7 @@ from effjax import cli
 from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import load_config
-from effjax.training.loop import train
+from effjax.training.loop import train_to_the_end
 from effjax.training.metrics import read_rows
 from effjax.training.restore import restore_on_all_devices
 from effjax.training.workdir import open_workdir
@@ -60,11 +60,9 @@ def run(name: str, seed: int, args) -> dict:
     workdir = f"{args.workdir}/{name}-{seed}"
     start = time.monotonic()
     task = make_task(config.lock())
-    train(task, config, workdir)
+    train_to_the_end(task, config, workdir)
     seconds = time.monotonic() - start
-    step, params, _ = restore_on_all_devices(task, workdir)
-    if step < args.steps:  # a signal: the checkpoint is there, and the same command goes on
-        raise UserError(f"{workdir} stopped after step {step} of {args.steps}")
+    _, params, _ = restore_on_all_devices(task, workdir)
     rows = read_rows(open_workdir(workdir) / "metrics.jsonl")
     test = task.evaluate(params, "test", limit=args.test_targets)
     return {

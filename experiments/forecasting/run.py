@@ -20,7 +20,7 @@ from effjax.data.m4_hourly import find
 from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import load_config
-from effjax.training.loop import train
+from effjax.training.loop import train_to_the_end
 from effjax.training.metrics import read_rows
 from effjax.training.restore import restore_on_all_devices
 from effjax.training.workdir import open_workdir
@@ -71,7 +71,7 @@ def run(name: str, seed: int, args) -> dict:
     config.data.path = data_path(args.data, data)
     task = make_task(config.lock())
     workdir, start = f"{args.workdir}/{name}-{seed}", time.process_time()
-    train(task, config, workdir)
+    train_to_the_end(task, config, workdir)
     trained = time.process_time()
     _, params, _ = restore_on_all_devices(task, workdir)
     test = task.evaluate(params, "test")

@@ -20,7 +20,7 @@ from effjax.data.examples import scoring_examples
 from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import load_config
-from effjax.training.loop import train
+from effjax.training.loop import train_to_the_end
 from effjax.training.metrics import read_rows
 from effjax.training.restore import restore_on_all_devices
 from effjax.training.workdir import open_workdir
@@ -61,7 +61,7 @@ def pretrain(args, masked) -> dict:
     config = load_config(f"{CONFIG}:{args.size}_pretrain".replace(":_", ":")).unlock()
     config.data.path = args.text
     task, start = make_task(config.lock()), time.monotonic()
-    train(task, config, masked)
+    train_to_the_end(task, config, masked)
     scores = scores_of(masked, "valid/masked_bits_per_symbol")
     return {"steps": config.steps, "batch_size": config.batch_size, "length": config.data.length} | {
         "valid": scores,
@@ -78,7 +78,7 @@ def classify(args, kind, fold, masked) -> dict:
     config.seed = fold
     workdir = f"{args.workdir}/{kind}-{fold}"
     task, start = make_task(config.lock()), time.monotonic()
-    test = train(task, config, workdir)
+    test = train_to_the_end(task, config, workdir)
     _, params, _ = restore_on_all_devices(task, workdir)
     said, true = [], []
     for batch in scoring_examples(task.examples("test"), batch_size=config.eval.batch_size):

@@ -19,7 +19,7 @@ from effjax import cli
 from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import load_config
-from effjax.training.loop import train
+from effjax.training.loop import train_to_the_end
 from effjax.training.metrics import read_rows
 from effjax.training.restore import restore_on_all_devices
 from effjax.training.workdir import open_workdir
@@ -62,7 +62,7 @@ def run(task, args) -> dict:
     config = task.config
     workdir = f"{args.workdir}/{args.task}-{config.mixer}-{config.seed}"
     start = time.monotonic()
-    train(task, config, workdir)
+    train_to_the_end(task, config, workdir)
     seconds = time.monotonic() - start
     _, params, _ = restore_on_all_devices(task, workdir)
     rows = read_rows(open_workdir(workdir) / "metrics.jsonl")

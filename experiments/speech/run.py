@@ -16,7 +16,7 @@ import jax
 from effjax import cli
 from effjax.tasks import make_task
 from effjax.training.config import load_config
-from effjax.training.loop import train
+from effjax.training.loop import train_to_the_end
 from effjax.training.metrics import read_rows
 from effjax.training.restore import restore_on_all_devices
 from effjax.training.workdir import open_workdir
@@ -50,7 +50,7 @@ def run(name: str, args) -> dict:
     config.steps = args.steps or config.steps
     workdir = f"{args.workdir}/{name}"
     start = time.process_time()
-    train(make_task(config.lock()), config, workdir)
+    train_to_the_end(make_task(config.lock()), config, workdir)
     seconds = time.process_time() - start
     scores = {}
     for decoding, beam in (("greedy", 0), ("beam", BEAM)):

@@ -18,7 +18,7 @@ from effjax import cli
 from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import load_config
-from effjax.training.loop import train
+from effjax.training.loop import train_to_the_end
 from effjax.training.metrics import read_rows
 from effjax.training.restore import restore_on_all_devices
 from effjax.training.workdir import open_workdir
@@ -59,7 +59,7 @@ def run(pair: str, model: str, args) -> dict:
     config.eval.test, config.log_every = False, 50
     workdir = f"{args.workdir}/{pair}-{model}"
     task = make_task(config.lock())
-    train(task, config, workdir)
+    train_to_the_end(task, config, workdir)
     _, params, _ = restore_on_all_devices(task, workdir, f"average:{args.average}")
     rows = read_rows(open_workdir(workdir) / "metrics.jsonl")
     seen = args.steps or config.steps

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from effjax.errors import UserError
-from effjax.training.loop import train
+from effjax.training.loop import train, train_to_the_end
 from effjax.training.workdir import load_saved_config, open_workdir
 from tests.training.fake_task import FakeTask, Reader, fake_config
 
@@ -122,6 +122,14 @@ def test_sigterm_finishes_the_step_saves_it_and_stops(uninterrupted, tmp_path, c
     assert f"{step}" in {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert run(tmp_path, **OPTIONS) == uninterrupted[1]
     assert rows_of(tmp_path) == rows_of(uninterrupted[0])
+
+
+def test_a_script_that_needs_the_end_of_a_run_does_not_go_on_without_it(tmp_path, monkeypatch):
+    config = fake_config(**OPTIONS)
+    monkeypatch.setattr(Interrupted, "at", 7)
+    with pytest.raises(UserError, match="stopped before step 12; the same command goes on"):
+        train_to_the_end(Interrupted(config), config, str(tmp_path))
+    assert train_to_the_end(FakeTask(config), config, str(tmp_path))
 
 
 @pytest.mark.usefixtures("damaging")
