@@ -77,8 +77,8 @@ def draw_curves(runs) -> None:
 def finish(axes) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8)
+    if axes.get_legend_handles_labels()[0]:  # below: there is no corner without a bar
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 
 
 def save(figure, name: str) -> None:
