@@ -88,6 +88,19 @@ def add_distributed_flags(parser: ArgumentParser) -> None:
     group.add_argument("--process_id", type=int, metavar="I", help="which one this is, from 0")
 
 
+def chosen(flag: str, text: str, known: Sequence[str]) -> list[str]:
+    """The names in a flag's text, with commas between them; "all" is all of them.
+
+    Raises:
+      UserError: a name that is not known.
+    """
+    names = list(known) if text == "all" else text.split(",")
+    for name in names:
+        if name not in known:
+            raise UserError(f"{flag}={text}: there is no {name!r}; one of {', '.join(known)} is allowed")
+    return names
+
+
 def parse(parser: ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the flags of a command and the configuration.
 

@@ -103,3 +103,10 @@ def test_help_explains_every_field_without_loading_jax():
         "--config.optimizer.warmup=",
     ):
         assert text in out
+
+
+def test_names_of_a_flag_are_all_or_some_that_are_known():
+    assert cli.chosen("--models", "all", ("full", "lsh")) == ["full", "lsh"]
+    assert cli.chosen("--models", "lsh,full", ("full", "lsh")) == ["lsh", "full"]
+    with pytest.raises(UserError, match="--models=lsh,ful: there is no 'ful'; one of full, lsh is allowed"):
+        cli.chosen("--models", "lsh,ful", ("full", "lsh"))

@@ -69,7 +69,7 @@ class Plan:
                 f"pruning begin={self.begin}, end={self.end}, every={self.every}: 0 <= begin <= end, and a number of "
                 "updates between them that every divides, is allowed"
             )
-        self.counts  # noqa: B018
+        self.counts  # noqa: B018 - a sparsity that cannot be had is found out now
 
     @property
     def fixed(self) -> bool:

@@ -10,6 +10,7 @@ from effjax.data.examples import ExampleReader, Examples, scoring_examples
 from effjax.data.placement import BATCH, global_rows, reader_share
 from effjax.errors import UserError
 from effjax.tasks.task import Task
+from effjax.training.metrics import Means
 
 
 class ExampleTask(Task):
@@ -104,15 +105,21 @@ class ExampleTask(Task):
         Raises:
           UserError: no such split, or a setting that this task does not have.
         """
+        self.check_windows(context, stride)
+        means = Means()
+        for batch in self.scoring_batches(split, limit=limit, batch_size=batch_size, mesh=mesh):
+            means.add(self.score(params, batch))
+        return self.report_of(means, split)
+
+    def check_windows(self, context: int = 0, stride: int = 0) -> None:
+        """Raises UserError where `evaluate` is asked for windows."""
         for name, value in (("context", context), ("stride", stride)):
             if value:
                 raise UserError(f"{name}={value}: the examples of {self.config.task} are read whole; 0 is allowed")
-        sums = {}
-        for batch in self.scoring_batches(split, limit=limit, batch_size=batch_size, mesh=mesh):
-            for name, (total, weight) in self.score(params, batch).items():
-                before = sums.get(name, (0.0, 0.0))
-                sums[name] = (before[0] + float(total), before[1] + float(weight))
-        return self.report({name: total / (weight or 1.0) for name, (total, weight) in sums.items()}, split)
+
+    def report_of(self, means: Means, split: str) -> dict[str, float]:
+        """`report` of what was added to `means`; a metric without weight is 0."""
+        return self.report({name: total / (weight or 1.0) for name, (total, weight) in means.sums().items()}, split)
 
     @functools.cached_property
     def score(self):

@@ -19,6 +19,7 @@ from effjax.ops.log_mel import log_mel, normalise_frames
 from effjax.ops.spec_augment import spec_augment
 from effjax.tasks.example_task import ExampleTask
 from effjax.tasks.speech_data import SpeechData
+from effjax.training.metrics import Means
 from effjax.training.step import LOSS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -216,24 +217,20 @@ class Speech(ExampleTask):
         split: str,
         *,
         limit: int | None = None,
-        context: int = 0,
-        stride: int = 0,
         batch_size: int = 0,
         mesh: Mesh | None = None,
+        **windows: int,
     ) -> dict[str, float]:
         """The loss, the error rates `(S + D + I) / N` of words and of characters over the whole split, and its size;
         arguments as of `ExampleTask.evaluate`."""
         import jiwer
 
-        if context or stride:
-            raise UserError(f"context={context}, stride={stride}: utterances are read whole; 0 is allowed")
-        sums, spoken, heard = {}, [], []
+        self.check_windows(**windows)
+        means, spoken, heard = Means(), [], []
         for batch in self.scoring_batches(split, limit=limit, batch_size=batch_size, mesh=mesh):
             metrics, *symbols = self.score(params, batch)
             symbols, lengths, labels, label_lengths, weights = map(_everywhere, symbols)
-            for name, (total, weight) in metrics.items():
-                before = sums.get(name, (0.0, 0.0))
-                sums[name] = (before[0] + float(total), before[1] + float(weight))
+            means.add(metrics)
             if self.config.options.beam:
                 found = self.search(params, batch)
             else:
@@ -241,10 +238,9 @@ class Speech(ExampleTask):
             for row in np.flatnonzero(weights):
                 spoken.append(self.units.decode(labels[row, : label_lengths[row]]))
                 heard.append(self.units.decode(found[row]))
-        means = {name: total / max(weight, 1.0) for name, (total, weight) in sums.items()}
         rates = {"word_error_rate": jiwer.wer(spoken, heard), "character_error_rate": jiwer.cer(spoken, heard)}
         words = sum(len(text.split()) for text in spoken)
-        return self.report(means, split) | rates | {"utterances": len(spoken), "words": words}
+        return self.report_of(means, split) | rates | {"utterances": len(spoken), "words": words}
 
     @functools.cached_property
     def score(self):

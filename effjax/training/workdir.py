@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -82,6 +83,13 @@ def replace_text(path: epath.Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
+
+
+def keep_result(path: os.PathLike, make: Callable[[], dict]) -> None:
+    """Writes what `make` returns as JSON, whole or not at all; where the file is already there, nothing is made."""
+    path = epath.Path(path)
+    if not path.exists():
+        replace_text(path, json.dumps(make(), indent=1) + "\n")
 
 
 def is_remote(path: epath.Path) -> bool:

@@ -47,10 +47,7 @@ def main(argv=None) -> None:
     parser.add_argument("--workdir", default="runs/compression", help="of fine-tuned models (default: %(default)s)")
     parser.add_argument("--metrics", default=str(HERE / "metrics"), help="(default: beside this file)")
     args = parser.parse_args(argv)
-    names = list(WAYS) if args.ways == "all" else args.ways.split(",")
-    for name in names:
-        if name not in WAYS:
-            raise UserError(f"--ways={args.ways}: there is no {name!r}; one of {', '.join(WAYS)} is allowed")
+    names = cli.chosen("--ways", args.ways, tuple(WAYS))
     pathlib.Path(args.metrics).mkdir(parents=True, exist_ok=True)
     for family in args.families.split(","):
         path = pathlib.Path(args.metrics) / f"{family}-{args.seed}.jsonl"

@@ -9,7 +9,6 @@ variants have the same parameters. One JSON file per training variant; what is d
 """
 
 import functools
-import json
 import pathlib
 import sys
 import time
@@ -21,6 +20,7 @@ import optax
 
 from effjax import cli
 from effjax.models.build import decoder_config, make_decoder
+from effjax.training.workdir import keep_result
 
 HERE = pathlib.Path(__file__).parent
 ROUNDS = (0, 1, 2, 4, 8)  # 0: full attention
@@ -45,11 +45,8 @@ def main(argv=None) -> None:
     parser.add_argument("--output", default=str(HERE / "metrics"), help="(default: beside this file)")
     args = parser.parse_args(argv)
     output = pathlib.Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
     for rounds in map(int, args.train.split(",")):
-        path = output / f"{label(rounds)}.json"
-        if not path.exists():
-            path.write_text(json.dumps(run(rounds, args), indent=1) + "\n")
+        keep_result(output / f"{label(rounds)}.json", functools.partial(run, rounds, args))
 
 
 def label(rounds: int) -> str:

@@ -7,7 +7,7 @@ Runs live in --workdir (not committed). Of each finished one, `metrics/FAMILY-SE
 the test split's beginning: what report.py reads. Speed and memory: speed.py.
 """
 
-import json
+import functools
 import pathlib
 import runpy
 import sys
@@ -16,13 +16,12 @@ import time
 import jax
 
 from effjax import cli
-from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import load_config
 from effjax.training.loop import train_to_the_end
 from effjax.training.metrics import read_rows
 from effjax.training.restore import restore_on_all_devices
-from effjax.training.workdir import open_workdir
+from effjax.training.workdir import keep_result, open_workdir
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = HERE / "config.py"
@@ -39,18 +38,11 @@ def main(argv=None) -> None:
     parser.add_argument("--metrics", default=str(HERE / "metrics"), help="(default: beside this file)")
     args = parser.parse_args(argv)
     known = list(runpy.run_path(str(CONFIG))["FAMILIES"])
-    names = known if args.families == "all" else args.families.split(",")
-    for name in names:
-        if name not in known:
-            raise UserError(f"--families={args.families}: there is no {name!r}; one of {', '.join(known)} is allowed")
+    names = cli.chosen("--families", args.families, known)
     metrics = pathlib.Path(args.metrics)
-    metrics.mkdir(parents=True, exist_ok=True)
     for seed in map(int, args.seeds.split(",")):
         for name in names:
-            path = metrics / f"{name}-{seed}.json"
-            if not path.exists():
-                result = run(name, seed, args)
-                path.write_text(json.dumps(result, indent=1) + "\n")
+            keep_result(metrics / f"{name}-{seed}.json", functools.partial(run, name, seed, args))
 
 
 def run(name: str, seed: int, args) -> dict:

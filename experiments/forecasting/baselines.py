@@ -7,7 +7,7 @@ Each model is fitted anew to the last `--history` values before every forecast. 
 forecast, the 0.9-quantile the upper end of its 80 % interval.
 """
 
-import json
+import functools
 import pathlib
 import sys
 import time
@@ -18,9 +18,9 @@ from run import CONFIG, DATA, HERE, data_path
 from statsforecast.models import AutoETS, DynamicOptimizedTheta, SeasonalNaive
 
 from effjax import cli
-from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import load_config
+from effjax.training.workdir import keep_result
 
 # The season of each set, in steps; currencies have none, and the seasonal-naive forecast is the last value.
 SEASONS = {"etth1": 24, "exchange_rate": 1, "m4_hourly": 24}
@@ -40,17 +40,14 @@ def main(argv=None) -> None:
     parser.add_argument("--history", type=int, default=672, help="values that a model is fitted to (default: 672)")
     parser.add_argument("--metrics", default=str(HERE / "metrics"), help="(default: beside this file)")
     args = parser.parse_args(argv)
-    for name, known in ((args.sets, DATA), (args.models, BASELINES)):
-        if unknown := [part for part in name.split(",") if part not in known]:
-            raise UserError(f"there is no {unknown[0]!r}; one of {', '.join(known)} is allowed")
+    models = cli.chosen("--models", args.models, tuple(BASELINES))
     metrics = pathlib.Path(args.metrics)
-    metrics.mkdir(parents=True, exist_ok=True)
-    for data in args.sets.split(","):
-        for name in args.models.split(","):
-            path = metrics / f"{data}-{name}.json"
-            if path.exists() or (name == "weekly_naive" and SEASONS[data] != 24):
+    for data in cli.chosen("--sets", args.sets, DATA):
+        for name in models:
+            if name == "weekly_naive" and SEASONS[data] != 24:
                 continue
-            path.write_text(json.dumps(score(data, name, args), indent=1) + "\n")
+            path = metrics / f"{data}-{name}.json"
+            keep_result(path, functools.partial(score, data, name, args))
             print(path.read_text(), flush=True)
 
 

@@ -8,7 +8,7 @@ live in --workdir (not committed). Of each finished one `metrics/DATA-MODEL-SEED
 what report.py reads.
 """
 
-import json
+import functools
 import pathlib
 import sys
 import time
@@ -17,13 +17,12 @@ import jax
 
 from effjax import cli
 from effjax.data.m4_hourly import find
-from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import load_config
 from effjax.training.loop import train_to_the_end
 from effjax.training.metrics import read_rows
 from effjax.training.restore import restore_on_all_devices
-from effjax.training.workdir import open_workdir
+from effjax.training.workdir import keep_result, open_workdir
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = HERE / "config.py"
@@ -42,18 +41,11 @@ def main(argv=None) -> None:
     parser.add_argument("--metrics", default=str(HERE / "metrics"), help="(default: beside this file)")
     args = parser.parse_args(argv)
     every = [f"{data}-{model}" for data in DATA for model in MODELS]
-    names = every if args.runs == "all" else args.runs.split(",")
-    for name in names:
-        if name not in every:
-            raise UserError(f"--runs={args.runs}: there is no {name!r}; one of {', '.join(every)} is allowed")
+    names = cli.chosen("--runs", args.runs, every)
     metrics = pathlib.Path(args.metrics)
-    metrics.mkdir(parents=True, exist_ok=True)
     for seed in map(int, args.seeds.split(",")):
         for name in names:
-            path = metrics / f"{name}-{seed}.json"
-            if not path.exists():
-                result = run(name, seed, args)
-                path.write_text(json.dumps(result, indent=1) + "\n")
+            keep_result(metrics / f"{name}-{seed}.json", functools.partial(run, name, seed, args))
 
 
 def data_path(folder: str, data: str) -> str:

@@ -7,7 +7,7 @@ model of `--text`, then for every fold one run of each kind. Of each finished on
 curve, the scores of the fold's test articles and what was said of each: what report.py reads.
 """
 
-import json
+import functools
 import pathlib
 import sys
 import time
@@ -23,7 +23,7 @@ from effjax.training.config import load_config
 from effjax.training.loop import train_to_the_end
 from effjax.training.metrics import read_rows
 from effjax.training.restore import restore_on_all_devices
-from effjax.training.workdir import open_workdir
+from effjax.training.workdir import keep_result, open_workdir
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "longformer_hyperpartisan.py"
@@ -42,18 +42,12 @@ def main(argv=None) -> None:
     if args.folds < 2:
         raise UserError(f"--folds={args.folds}; 2 or more are needed")
     metrics = pathlib.Path(args.metrics)
-    metrics.mkdir(parents=True, exist_ok=True)
     masked = f"{args.workdir}/masked"
-    keep(metrics / "masked.json", lambda: pretrain(args, masked))
+    keep_result(metrics / "masked.json", functools.partial(pretrain, args, masked))
     for fold in range(args.folds):
         for kind in KINDS:
-            keep(metrics / f"{kind}-{fold}.json", lambda kind=kind, fold=fold: classify(args, kind, fold, masked))
-
-
-def keep(path: pathlib.Path, make) -> None:
-    """Makes a file of results where there is none yet."""
-    if not path.exists():
-        path.write_text(json.dumps(make(), indent=1) + "\n")
+            make = functools.partial(classify, args, kind, fold, masked)
+            keep_result(metrics / f"{kind}-{fold}.json", make)
 
 
 def pretrain(args, masked) -> dict:

@@ -7,7 +7,7 @@ Runs live in --workdir (not committed). Of each finished one, `metrics/TASK-MIXE
 score of the test split's beginning: what report.py reads.
 """
 
-import json
+import functools
 import pathlib
 import runpy
 import sys
@@ -16,13 +16,12 @@ import time
 import jax
 
 from effjax import cli
-from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import load_config
 from effjax.training.loop import train_to_the_end
 from effjax.training.metrics import read_rows
 from effjax.training.restore import restore_on_all_devices
-from effjax.training.workdir import open_workdir
+from effjax.training.workdir import keep_result, open_workdir
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = HERE / "config.py"
@@ -41,11 +40,8 @@ def main(argv=None) -> None:
     parser.add_argument("--workdir", default="runs/lra", help="(default: %(default)s)")
     parser.add_argument("--metrics", default=str(HERE / "metrics"), help="(default: beside this file)")
     args = parser.parse_args(argv)
-    names = args.mixers.split(",")
-    if wrong := [name for name in names if name not in known]:
-        raise UserError(f"--mixers={args.mixers}: there is no {wrong[0]!r}; one of {', '.join(known)} is allowed")
+    names = cli.chosen("--mixers", args.mixers, known)
     metrics, task = pathlib.Path(args.metrics), None
-    metrics.mkdir(parents=True, exist_ok=True)
     for seed in map(int, args.seeds.split(",")):
         for name in names:
             path = metrics / f"{args.task}-{name}-{seed}.json"
@@ -54,7 +50,7 @@ def main(argv=None) -> None:
                 config.seed, config.mixer, config.data.path = seed, name, args.data
                 config.steps = args.steps or config.steps
                 task = task.at_stage(config.lock()) if task else make_task(config.lock())  # reads the data once
-                path.write_text(json.dumps(run(task, args), indent=1) + "\n")
+                keep_result(path, functools.partial(run, task, args))
 
 
 def run(task, args) -> dict:

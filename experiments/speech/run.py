@@ -6,7 +6,7 @@ Runs live in --workdir (not committed). Of each finished one, `metrics/NAME.json
 test split, greedy and with a beam: what report.py reads.
 """
 
-import json
+import functools
 import pathlib
 import sys
 import time
@@ -19,7 +19,7 @@ from effjax.training.config import load_config
 from effjax.training.loop import train_to_the_end
 from effjax.training.metrics import read_rows
 from effjax.training.restore import restore_on_all_devices
-from effjax.training.workdir import open_workdir
+from effjax.training.workdir import keep_result, open_workdir
 
 HERE = pathlib.Path(__file__).parent
 CONFIGS = HERE.parent.parent / "configs"
@@ -36,11 +36,9 @@ def main(argv=None) -> None:
     parser.add_argument("--metrics", default=str(HERE / "metrics"), help="(default: beside this file)")
     args = parser.parse_args(argv)
     metrics = pathlib.Path(args.metrics)
-    metrics.mkdir(parents=True, exist_ok=True)
     for name in RUNS:
-        path = metrics / f"{name}.json"
-        if getattr(args, name) and not path.exists():
-            path.write_text(json.dumps(run(name, args), indent=1) + "\n")
+        if getattr(args, name):
+            keep_result(metrics / f"{name}.json", functools.partial(run, name, args))
 
 
 def run(name: str, args) -> dict:

@@ -7,7 +7,7 @@ Runs live in --workdir (not committed); one that was cut off goes on. Of each fi
 keeps curves, BLEU with its signature, and decoding speed: what report.py reads.
 """
 
-import json
+import functools
 import pathlib
 import sys
 import time
@@ -15,13 +15,12 @@ import time
 import jax
 
 from effjax import cli
-from effjax.errors import UserError
 from effjax.tasks import make_task
 from effjax.training.config import load_config
 from effjax.training.loop import train_to_the_end
 from effjax.training.metrics import read_rows
 from effjax.training.restore import restore_on_all_devices
-from effjax.training.workdir import open_workdir
+from effjax.training.workdir import keep_result, open_workdir
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = HERE.parents[1] / "configs" / "lite_transformer_multi30k.py"
@@ -39,16 +38,11 @@ def main(argv=None) -> None:
     parser.add_argument("--workdir", default="runs/translation", help="(default: %(default)s)")
     parser.add_argument("--metrics", default=str(HERE / "metrics"), help="(default: beside this file)")
     args = parser.parse_args(argv)
-    for model in args.models.split(","):
-        if model not in MODELS:
-            raise UserError(f"--models={args.models}: there is no {model!r}; one of {', '.join(MODELS)} is allowed")
+    models = cli.chosen("--models", args.models, tuple(MODELS))
     metrics = pathlib.Path(args.metrics)
-    metrics.mkdir(parents=True, exist_ok=True)
     for pair in args.pairs.split(","):
-        for model in args.models.split(","):
-            path = metrics / f"{pair}-{model}.json"
-            if not path.exists():
-                path.write_text(json.dumps(run(pair, model, args), indent=1) + "\n")
+        for model in models:
+            keep_result(metrics / f"{pair}-{model}.json", functools.partial(run, pair, model, args))
 
 
 def run(pair: str, model: str, args) -> dict:

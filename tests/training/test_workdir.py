@@ -8,7 +8,14 @@ from etils import epath
 from effjax.errors import UserError
 from effjax.training import workdir as workdirs
 from effjax.training.config import apply_overrides, flatten
-from effjax.training.workdir import check_same_run, load_saved_config, open_workdir, replace_text, save_config
+from effjax.training.workdir import (
+    check_same_run,
+    keep_result,
+    load_saved_config,
+    open_workdir,
+    replace_text,
+    save_config,
+)
 from tests.training.fake_task import fake_config
 
 
@@ -86,3 +93,17 @@ def test_overrides_of_a_saved_run_apply(tmp_path):
     workdir = open_workdir(str(tmp_path))
     save_config(workdir, fake_config())
     assert apply_overrides(load_saved_config(workdir), [("steps", "99")]).steps == 99
+
+
+def test_a_result_is_made_once_and_kept_whole(tmp_path):
+    path = tmp_path / "metrics" / "run.json"
+
+    def broken():
+        raise RuntimeError("cut off")
+
+    with pytest.raises(RuntimeError):
+        keep_result(path, broken)
+    assert not path.exists()
+    keep_result(path, lambda: {"loss": 0.5})
+    keep_result(path, broken)
+    assert json.loads(path.read_text()) == {"loss": 0.5}
