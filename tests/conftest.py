@@ -1,9 +1,12 @@
-"""Every test sees eight virtual CPU devices, a persistent compilation cache, and `effjax.ops` with checked shapes."""
+"""Every test has a persistent compilation cache and `effjax.ops` with checked shapes; it sees one device, or eight
+virtual ones where it is marked `eight_devices`."""
 
 import gc
 import importlib.metadata
 import os
 import tempfile
+
+import pytest
 
 
 def prepare():
@@ -31,3 +34,20 @@ def prepare():
 
 
 prepare()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Shows a test, and the fixtures made for it, the first device alone: programs for eight take twice as long to
+    compile, and few tests are about them."""
+    import jax
+
+    if item.get_closest_marker("eight_devices"):
+        return (yield)
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("devices", "local_devices"):
+            patch.setattr(jax, name, lambda *_, **__: first)
+        for name in ("device_count", "local_device_count"):
+            patch.setattr(jax, name, lambda *_, **__: 1)
+        return (yield)

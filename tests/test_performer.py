@@ -32,6 +32,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_trains_scores_and_generates(tmp_path, capsys):
     config = load_config("configs/performer_enwik8.py:tiny")
     config.update_from_flattened_dict(SMALL)

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from effjax.tasks import make_task
 from effjax.training.config import load_config
 from effjax.training.loop import train
@@ -22,6 +24,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 def test_trains_with_a_memory_scores_and_generates(tmp_path, capsys):
     config = load_config("configs/transformer_xl_enwik8.py:tiny")
     config.update_from_flattened_dict(SMALL)

@@ -285,6 +285,12 @@ def test_a_run_shows_what_it_has_learned(experiment, tmp_path):
     np.testing.assert_allclose([span for _, span in spans], [[16, 32], [48, 64]])
 
 
+def test_an_encoder_under_a_classifier_is_drawn(tmp_path, capsys):
+    flags = ["--config=configs/lra_listops.py:tiny", "--config.mixer=big_bird", f"--output={tmp_path}", "--length=400"]
+    assert cli.run(visualize.main, flags) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "big_bird_pattern.png")]
+
+
 def test_a_mixer_without_a_picture_is_named(experiment, tmp_path, capsys):
     flags = ["--config.model.pattern=('performer',)", "--config.model.performer.kernel=relu"]
     assert cli.run(visualize.main, [f"--config={experiment}", f"--output={tmp_path}", *flags]) == 0
@@ -302,6 +308,8 @@ def test_a_mixer_without_a_picture_is_named(experiment, tmp_path, capsys):
         (["--config={}", "--output={}"], "cannot be made a directory"),
         (["--config={}", "--lenght=3"], "the nearest is --length"),
         (["--workdir=/nowhere/at/all"], "holds no run"),
+        (["--config=configs/conformer_digits.py:tiny"], "config.task='speech': its model is no single stack"),
+        (["--config=configs/lra_listops.py:tiny", "--config.mixer=lsh"], "'classification' has no running text, which"),
     ],
 )
 def test_mistakes_are_one_line(flags, message, experiment, capsys):

@@ -101,4 +101,5 @@ def _remark(subject, name, panels):
     past = np.tri(subject.length, dtype=bool)
     if any(panel.pairs.shape != past.shape or (panel.pairs[past] == 0).any() for panel in panels):
         return ""
-    return f"{name}: among {subject.length} positions every one sees all before it; a longer --length may show more"
+    seen = "all" if all(panel.pairs.all() for panel in panels) else "all before it"
+    return f"{name}: among {subject.length} positions every one sees {seen}; a longer --length may show more"

@@ -19,17 +19,27 @@ class Subject:
     """A model to look at. Parameters are made, and the text is read, when they are first asked for.
 
     Args:
-      task: a task with a `model` and a `corpus`.
+      task: a task whose model is a decoder or has an encoder, and, for what depends on a text, with a `corpus`.
       length: positions to look at, from the start of the valid split.
       params: trained parameters; None: those that training would start from.
       origin: where the parameters come from, for titles.
+
+    Raises:
+      UserError: a task whose model is of another kind.
     """
 
     def __init__(self, task, length: int, params=None, origin: str = "initial parameters"):
         self.task, self.length, self.origin, self._given = task, length, origin, params
-        self.names = tuple(task.config.model.pattern)
-        self.mixers = task.model.stack.period.mixers()
-        self.repeats = task.model.stack.repeats
+        model = task.model if isinstance(task.model, Decoder) else getattr(task.model, "encoder", None)
+        if not isinstance(model, Decoder) or "pattern" not in task.config.model:
+            raise UserError(
+                f"config.task={task.config.task!r}: its model is no single stack of mixers; language models, encoders, "
+                "classifiers and forecasters are allowed"
+            )
+        mixer = task.config.get("mixer", "")  # of tasks that put one mixer into every block
+        self.names = (mixer,) if mixer else tuple(task.config.model.pattern)
+        self.mixers = model.stack.period.mixers()
+        self.repeats = model.stack.repeats
 
     def blocks(self, name: str) -> list[int]:
         """The blocks of the period that a mixer of this name serves."""
@@ -52,7 +62,16 @@ class Subject:
 
     @functools.cached_property
     def tokens(self) -> np.ndarray:
-        """The first `length` tokens of the valid split."""
+        """The first `length` tokens of the valid split.
+
+        Raises:
+          UserError: the task has no running text, or one that is too short, or the model reads less.
+        """
+        if not hasattr(self.task, "corpus"):
+            raise UserError(
+                f"config.task={self.task.config.task!r} has no running text, which pictures of {', '.join(self.names)} "
+                "are taken on; mixers whose pattern is a rule about positions are allowed"
+            )
         longest = self.task.model.max_length
         if longest is not None and self.length > longest:
             raise UserError(f"--length={self.length}; at most the {longest} positions of the model are allowed")

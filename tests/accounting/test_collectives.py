@@ -11,6 +11,8 @@ from jax.sharding import PartitionSpec as P
 from effjax.accounting.collectives import Traffic, collectives_of, parse_collectives
 from effjax.accounting.topologies import compile_for_topology, topology_devices
 
+pytestmark = pytest.mark.eight_devices
+
 ROWS, WIDTH = 512, 256
 LOCAL = ROWS // 2 * WIDTH * 4  # bytes of one device's rows, float32
 

@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from effjax.accounting.memory import compiled_memory, readable_bytes, tree_bytes, tree_bytes_per_device
+
+pytestmark = pytest.mark.eight_devices
 
 X = jax.ShapeDtypeStruct((256, 512), jnp.float32)
 BYTES = 256 * 512 * 4

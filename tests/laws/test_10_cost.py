@@ -38,11 +38,6 @@ def flops(family, length):
     return count_flops(gradient_of(layer), params, inputs(length), platform="cpu")
 
 
-def test_memory_is_linear_in_the_length(family):
-    short, long = (temporaries(family, length) for length in (2048, 4096))
-    assert short > 0 and long <= GROWTH[family.memory][1] * short
-
-
 @pytest.mark.slow
 def test_memory_of_the_accelerators_form(family):
     if "batched" in family.implementations:

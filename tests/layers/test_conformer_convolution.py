@@ -175,6 +175,7 @@ def test_masked_statistics_are_those_of_the_valid_frames():
     np.testing.assert_allclose(new["batch_stats"]["variance"], 1.8 + 0.1 * valid.var(0), rtol=1e-5)
 
 
+@pytest.mark.eight_devices
 def test_statistics_are_those_of_all_devices():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
     x, keep = frames((4, 13)), KEEP[jnp.array([0, 1, 1, 2])]

@@ -23,7 +23,7 @@ LAYERS = {
     "nystromformer": functools.partial(NystromAttention, n_landmarks=4, kernel_size=5),
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.eight_devices, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(("name", "implementation"), [("performer", None), *((name, "batched") for name in LAYERS)])

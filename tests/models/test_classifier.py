@@ -60,6 +60,7 @@ def test_cls_reads_what_stands_at_a_token_in_front():
     np.testing.assert_allclose(read_out(params, hidden[:, 0]), apply(params, tokens, there), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mean_is_that_of_real_tokens():
     model, params, apply = made(pooling="mean")
     tokens, there = documents()

@@ -90,6 +90,7 @@ def test_pieces_of_any_size_and_bf16():
     assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(out))
 
 
+@pytest.mark.eight_devices
 def test_four_devices_equal_one():
     mesh = jax.make_mesh(
         (2, 2), ("data", "sequence"), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:4]

@@ -177,6 +177,7 @@ def test_dropout_keeps_the_mean_and_both_passes_agree(implementation, small_bloc
         assert abs(np.mean(sums) - g.sum()) < 4 * np.std(sums) / np.sqrt(len(sums)) and np.std(sums) > 0.1
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["batched", None])
 def test_eight_devices_equal_one(implementation, small_blocks):

@@ -47,12 +47,15 @@ def small_config(vocabulary="bytes", **settings):
     return config
 
 
+EIGHT = pytest.param(8, marks=pytest.mark.eight_devices)
+
+
 def nats_of_one_pass(task, params, tokens):
     tokens = jnp.asarray(tokens, jnp.int32)[None]
     return np.asarray(task.model.apply({"params": params}, tokens[:, :-1], tokens[:, 1:], method="nats")[0][0])
 
 
-@pytest.mark.parametrize("devices", [None, 8])
+@pytest.mark.parametrize("devices", [None, EIGHT])
 def test_evaluate_scores_every_target_once(devices):
     task, params = small_task()
     mesh = devices and make_mesh(dict.fromkeys(AXES, 1) | {"data": -1}, jax.devices())
@@ -76,7 +79,10 @@ def streaming_task():
     return with_random_text(make_task(config))
 
 
-@pytest.mark.parametrize("streams, devices", [(3, None), (3, 8), pytest.param(1, None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "streams, devices",
+    [pytest.param(3, None, marks=pytest.mark.slow), pytest.param(3, 8, marks=pytest.mark.eight_devices), (1, None)],
+)
 def test_streams_score_every_target_once_with_all_that_came_before_it(streams, devices):
     task, params = streaming_task()
     mesh = devices and make_mesh(dict.fromkeys(AXES, 1) | {"data": -1}, jax.devices())

@@ -80,6 +80,7 @@ def test_no_checkpoint_is_no_error(tmp_path):
     assert restore(epath.Path(tmp_path))[0] is None
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("devices", [1, 4])
 def test_eight_devices_restore_onto_fewer(tmp_path, devices):
     with Checkpoints(epath.Path(tmp_path), keep=1) as checkpoints:
@@ -198,6 +199,7 @@ def test_parameters_of_another_model_are_refused(workdir):
         restore_params(workdir, wider)
 
 
+@pytest.mark.eight_devices
 def test_a_fingerprint_sees_every_word_and_no_layout():
     whole = make_state(5, abstract(1))
     split = jax.device_put(whole, jax.tree.map(lambda x: x.sharding, abstract(8, fsdp=8)))

@@ -9,6 +9,8 @@ from effjax.training.loop import train
 from effjax.training.restore import restore_on_all_devices
 from tests.training.fake_task import FakeTask, fake_config
 
+pytestmark = pytest.mark.eight_devices
+
 
 def test_parameters_are_on_every_device_and_another_vocabulary_is_refused(tmp_path):
     options = dict(steps=1, data__vocabulary="bytes+2", eval__test=False, sample__length=0)

@@ -15,6 +15,8 @@ from effjax.training.state import abstract_state, carry_batch_axes, initial_stat
 from effjax.training.step import jit_train_step
 from tests.training.fake_task import FakeTask, fake_config
 
+pytestmark = pytest.mark.eight_devices
+
 RULES = (("table", ("fsdp", "tensor")), ("kernel", ("tensor", "fsdp")))
 
 

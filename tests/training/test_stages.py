@@ -68,7 +68,7 @@ def test_moments_go_on_and_the_carry_is_new():
     assert int(entered.step) == 5
 
 
-@pytest.mark.parametrize("step", [5, 7, 9, 10])
+@pytest.mark.parametrize("step", [5, *(pytest.param(step, marks=pytest.mark.slow) for step in (7, 9, 10))])
 def test_interrupted_in_any_stage_or_between_two(uninterrupted, tmp_path, step):
     read = []
 
@@ -141,6 +141,7 @@ def test_parameters_must_be_the_same_in_every_stage(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.eight_devices
 def test_a_stage_that_does_not_fit_the_mesh_is_named(tmp_path):
     with pytest.raises(UserError, match=r"stage 2: config.batch_size=12 cannot be split over 8 devices"):
         run(tmp_path, stages=((5, ()), (7, (("batch_size", 12),))))

@@ -91,6 +91,7 @@ def test_the_abstract_state_is_the_state():
     assert described == jax.tree.map(lambda x: (x.shape, x.dtype), abstract_state(FakeTask(config), optimizer, config))
 
 
+@pytest.mark.eight_devices
 def test_on_a_mesh_the_state_stays_where_it_is_and_metrics_are_everywhere():
     config = fake_config(sharding=(("table", ("fsdp",)),))
     mesh = make_mesh(dict(data=-1, fsdp=2, tensor=1, sequence=1), jax.devices())
