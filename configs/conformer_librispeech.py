@@ -41,6 +41,7 @@ def get_config(preset: str = ""):
     config.model.update(SIZES[preset if preset in SIZES else "small"])
     config.options = speech_options()
     config.options.update(loss="transducer", length=267_200)  # 16.7 seconds
+    config.options.update(scored_length=576_000, scored_labels=640)  # nothing is left out of a score: 36 seconds
     config.options.augment.time_width = 1000  # no other bound than the ratio
     peak, warmup = 0.05 / math.sqrt(config.model.d_model), 10_000
     config.optimizer.update(
@@ -65,7 +66,7 @@ def get_config(preset: str = ""):
         config.steps = 2
         config.batch_size = config.eval.batch_size = 8
         config.model.update(d_model=16, n_layers=1, n_heads=2, kernel_size=3)
-        config.options.update(n_mels=16, length=64_000)
+        config.options.update(n_mels=16, length=64_000, scored_length=0, scored_labels=0)
         config.eval.update(every=2, limit=2)
         config.eval.test = False
         config.log_every = 1
@@ -78,7 +79,7 @@ def slice_of(config):
     config.batch_size = 4
     config.model.update(d_model=64, n_layers=4, kernel_size=15)
     config.optimizer.update(schedule="cosine", learning_rate=1e-3, warmup=10, clip_norm=1.0)
-    config.options.update(length=240_000, drop_longer=True)
+    config.options.update(length=240_000, scored_length=384_000, drop_longer=True)
     config.eval.update(every=30, batch_size=4)
     config.checkpoint.every = 30
     config.log_every = 5

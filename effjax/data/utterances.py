@@ -111,7 +111,8 @@ class UtteranceExamples:
                 if not drop_longer:
                     raise UserError(
                         f"{utterance.name}: {utterance.length} samples or frames and {len(ids)} labels; "
-                        f"config.options.length={length} and config.options.labels={labels} are the most allowed"
+                        f"length={length} and labels={labels} (config.options; of splits that are scored scored_length "
+                        "and scored_labels, where given) are the most allowed"
                     )
                 longer.append(utterance.name)
                 continue

@@ -50,7 +50,8 @@ def speech_options() -> ConfigDict:
     """The fields of `config.options`.
 
     `loss`: ctc or transducer. `units`: characters, or words. `front_end`: log_mel of sound, or
-    features that were computed before. `length` and `labels`: of a row, in samples (features: frames) and symbols.
+    features that were computed before. `length` and `labels`: of a row, in samples (features: frames) and symbols;
+    `scored_length` and `scored_labels`: of the other splits, which leave nothing out (0: no other).
     `beam`: prefixes kept in decoding, 0: greedy. `fill`, `drop_longer`: see `effjax.data.utterances`.
     """
     return ConfigDict(
@@ -66,6 +67,8 @@ def speech_options() -> ConfigDict:
             normalise=True,
             length=256_000,
             labels=320,
+            scored_length=0,
+            scored_labels=0,
             fill=False,
             drop_longer=True,
             digits=(3, 7),
@@ -100,11 +103,9 @@ class Speech(ExampleTask):
                 raise UserError(f"config.options.{name}={options[name]!r}; {' or '.join(values)} is allowed")
         if config.dtype not in DTYPES:
             raise UserError(f"config.dtype={config.dtype!r}; one of {', '.join(DTYPES)} is allowed")
-        if options.beam < 0 or min(options.length, options.labels) < 1:
-            raise UserError(
-                f"config.options: beam={options.beam}, length={options.length}, labels={options.labels}; a beam of at "
-                "least 0, and 1 or more samples and labels, are allowed"
-            )
+        for name, least in (("beam", 0), ("length", 1), ("labels", 1), ("scored_length", 0), ("scored_labels", 0)):
+            if options[name] < least:
+                raise UserError(f"config.options.{name}={options[name]}; {least} or more is allowed")
         if config.eval.metric not in ("loss", "word_error_rate", "character_error_rate"):
             raise UserError(
                 f"config.eval.metric={config.eval.metric!r}; loss, word_error_rate or character_error_rate is allowed"

@@ -82,12 +82,13 @@ class SpeechData:
             splits = librispeech(config.data.path)
         else:
             splits = an4(config.data.path, features=config.data.name == "an4_mfcc")
+        longest = dict(length=options.length, labels=options.labels)
+        scored = {name: options[f"scored_{name}"] or most for name, most in longest.items()}
         return {
             split: UtteranceExamples(
                 utterances,
                 self.units,
-                length=options.length,
-                labels=options.labels,
+                **(longest if split == "train" else scored),
                 fill=options.fill,
                 drop_longer=options.drop_longer and split == "train",
                 report=lambda text, split=split: print(f"{config.data.name}, {split} split: {text}", flush=True),

@@ -35,6 +35,10 @@ def main(argv=None) -> None:
     parser.add_argument("--articles", required=True, help="the folder or archive of the labelled articles")
     parser.add_argument("--text", required=True, help="the real enwik8: raw, .zip, .gz or .xz")
     parser.add_argument("--folds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument(
+        "--masked_steps", type=int, default=0, help="of the masked model (default: the configuration's)"
+    )
+    parser.add_argument("--steps", type=int, default=0, help="of a classifier (default: the configuration's)")
     parser.add_argument("--size", default="small", help="of the configuration's presets (default: %(default)s)")
     parser.add_argument("--workdir", default="runs/hyperpartisan", help="(default: %(default)s)")
     parser.add_argument("--metrics", default=str(HERE / "metrics"), help="(default: beside this file)")
@@ -53,7 +57,7 @@ def main(argv=None) -> None:
 def pretrain(args, masked) -> dict:
     """The masked language model."""
     config = load_config(f"{CONFIG}:{args.size}_pretrain".replace(":_", ":")).unlock()
-    config.data.path = args.text
+    config.data.path, config.steps = args.text, args.masked_steps or config.steps
     task, start = make_task(config.lock()), time.monotonic()
     train_to_the_end(task, config, masked)
     scores = scores_of(masked, "valid/masked_bits_per_symbol")
@@ -67,7 +71,7 @@ def pretrain(args, masked) -> dict:
 def classify(args, kind, fold, masked) -> dict:
     """One fold, one beginning."""
     config = load_config(f"{CONFIG}:{args.size}").unlock()
-    config.data.path = args.articles
+    config.data.path, config.steps = args.articles, args.steps or config.steps
     config.options.update(folds=args.folds, fold=fold, init_from=masked if kind == "pretrained" else "")
     config.seed = fold
     workdir = f"{args.workdir}/{kind}-{fold}"

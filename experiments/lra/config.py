@@ -26,7 +26,7 @@ def get_config(preset: str = "text"):
     config.model.linformer.n_projected = 64
     config.model.fixed.update(block=64, summary=8)
     config.model.big_bird.block = 32
-    config.optimizer.update(schedule="cosine", learning_rate=1e-3, warmup=30, weight_decay=0.01, clip_norm=1.0)
+    config.optimizer.update(schedule="cosine", learning_rate=3e-3, warmup=30, weight_decay=0.01, clip_norm=1.0)
     if preset == "listops":
         config.options.sizes = (4000, 500, 2000)
     fit_to_length(config, config.data.length)

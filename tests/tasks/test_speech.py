@@ -174,6 +174,18 @@ def test_tiny_presets_train_on_records_in_the_official_form(name, tmp_path, caps
     assert cli.run(predict.main, [f"--workdir={workdir}", str(source)]) == 0
 
 
+def test_what_is_too_long_to_train_on_is_scored_all_the_same(tmp_path, capsys):
+    write_librispeech(tmp_path)
+    settings = dict(data__path=str(tmp_path), options__length=800, options__fill=False)
+    task = make_task(small_config("librispeech", options__scored_length=1600, **settings))
+    assert (len(task.examples("train")), len(task.examples("test"))) == (1, 2)
+    assert "1 of 2 utterances are longer" in capsys.readouterr().out
+    (batch,) = task.scoring_batches("test", batch_size=2)
+    assert batch["inputs"].shape == (2, 1600) and batch["example_weights"].tolist() == [1, 1]
+    with pytest.raises(UserError, match=r"12-34-0001.*length=800.*scored_length"):
+        make_task(small_config("librispeech", **settings)).examples("test")
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
