@@ -44,6 +44,7 @@ def run(workdir, config):
     return [{name: value for name, value in row.items() if name != "train/tokens_per_second"} for row in rows]
 
 
+@pytest.mark.slow
 def test_trains_two_steps_evaluates_and_generates(tmp_path, capsys):
     rows = run(tmp_path, small(steps=2))
     assert rows[-1]["step"] == 2 and 2 < rows[-1]["valid/bits_per_byte"] < 12

@@ -120,7 +120,8 @@ def test_static_scales_are_the_greatest_activations_of_each_layer():
         calibrate(task.loss, params, [], kernels)
 
 
-@pytest.mark.parametrize("mode", ["int8_dynamic", pytest.param("int4_weight_only", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["int8_dynamic", "int4_weight_only"])
 def test_training_rounds_and_its_gradients_reach_the_weights(mode):
     config = tiny_config("full", "local", residual="reversible")
     task = make_task(with_settings(config, quantization__mode=mode, quantization__group=8))

@@ -12,7 +12,7 @@ from effjax.models.arena import BOTH_SIDES, arena_model
 from effjax.models.classifier import make_classifier
 
 LENGTH, SHORT, VOCABULARY = 24, 17, 20
-MIXERS = [pytest.param(name, marks=() if name == "longformer" else pytest.mark.slow) for name in BOTH_SIDES]
+MIXERS = [pytest.param(name, marks=() if name == "full" else pytest.mark.slow) for name in BOTH_SIDES]
 
 
 @functools.cache

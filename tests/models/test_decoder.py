@@ -28,6 +28,7 @@ def test_repeats_are_initialised_apart():
     assert not np.allclose(kernel[0], kernel[1])
 
 
+@pytest.mark.slow
 def test_layers_hash_by_different_rotations_and_calls_by_the_same():
     """Evaluation is repeatable, yet no two layers share their hash functions."""
     stack = stacks.make_stack("residual", pattern=("lsh",), repeats=2)

@@ -77,7 +77,7 @@ def test_decoding_step_by_step_equals_the_parallel_pass(name):
         np.testing.assert_allclose(scores, whole[:, t], rtol=2e-4, atol=2e-5)
 
 
-@each_pattern("longformer")
+@each_pattern("lsra")
 def test_a_batch_of_unequal_lengths_equals_its_pairs_one_by_one(name):
     lengths = {"source": [SOURCE, 6], "target": [5, TARGET]}
     rules = {side: {"padding_mask": mask(n, longest)} for (side, n), longest in zip(lengths.items(), (SOURCE, TARGET))}

@@ -43,6 +43,7 @@ def small_config(**settings):
     return config
 
 
+@pytest.mark.slow
 def test_trains_scores_and_refuses_to_write(tmp_path, capsys):
     config = small_config()
     task = make_task(config)

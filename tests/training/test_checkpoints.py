@@ -116,7 +116,7 @@ def everything(directory):
 @pytest.mark.parametrize(
     ("item", "how"),
     [
-        pytest.param(item, how, marks=[pytest.mark.slow] * (i != j))
+        pytest.param(item, how, marks=[pytest.mark.slow] * bool(i or j))
         for i, item in enumerate(["params", "training", "position"])
         for j, how in enumerate(["altered", "truncated", "missing"])
     ],

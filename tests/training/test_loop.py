@@ -113,7 +113,7 @@ class Interrupted(FakeTask):
         return SendingReader(self.config, *share)
 
 
-@pytest.mark.parametrize("step", [1, 7, 11])
+@pytest.mark.parametrize("step", [1, 7, pytest.param(11, marks=pytest.mark.slow)])
 def test_sigterm_finishes_the_step_saves_it_and_stops(uninterrupted, tmp_path, capsys, monkeypatch, step):
     monkeypatch.setattr(Interrupted, "at", step)
     before = signal.getsignal(signal.SIGTERM)

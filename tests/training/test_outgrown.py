@@ -52,6 +52,7 @@ def plain(tmp_path_factory):
 SELDOM = pytest.param(dict(log_every=100, eval__every=0, checkpoint__every=0), id="seldom", marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [pytest.param({}, id="often"), SELDOM])
 def test_steps_that_do_not_fit_are_taken_again(plain, tmp_path, capsys, monkeypatch, options):
     monkeypatch.setattr(Growing, "compiled", [])
