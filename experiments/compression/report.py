@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from collections import defaultdict
 
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,6 +9,16 @@ from matplotlib.figure import Figure
 
 HERE = pathlib.Path(__file__).parent
 LITE_TRANSFORMER = 18.2  # Wu et al. 2020 (2004.11886), pruned and in 8 bits
+MARKERS = {  # by how a way begins
+    "float32": ".", "bfloat16": ".", "dense": ".", "int8": "o", "int4": "s", "qat_int8": "P", "qat_int4": "X",
+    "sparse_50": "v", "sparse_75": "<", "sparse_90": "^", "2:4": "D", "minus_1_head": "*",
+}  # fmt: skip
+LABELS = {
+    "dense": "trained on, dense", "int8": "8 bits", "int4": "4 bits", "qat_int8": "8 bits, trained so",
+    "qat_int4": "4 bits, trained so", "sparse_50": "50 % zeros", "sparse_75": "75 % zeros", "sparse_90": "90 % zeros",
+    "2:4": "2 of 4", "minus_1_head": "a head less in each layer",
+}  # fmt: skip
+FILL = {False: "full", True: "none"}
 TUNED = ("dense", "qat", "sparse", "2:4", "minus")  # ways that trained on: to be compared with `dense`
 
 
@@ -55,28 +64,36 @@ def table(results: dict) -> str:
 
 def draw(runs: dict) -> None:
     """What each way costs against how much smaller it makes the model; the best ones of each family joined."""
-    figure = Figure(figsize=(9, 6), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    labelled = defaultdict(bool)
+    figure = Figure(figsize=(10, 6), dpi=120, layout="constrained")
+    axes, drawn = figure.add_subplot(), {}
     for i, (name, results) in enumerate(runs.items()):
         color, front = colormaps["tab10"](i), []
         for way, result in results.items():
             smaller = results["float32"]["bytes"] / result["bytes"]
             cost = result["bits_per_byte"] - base_of(way, results)["bits_per_byte"]
-            axes.plot([smaller], [cost], "o", color=color, markersize=4)
+            kind = next(kind for kind in MARKERS if way.startswith(kind))
+            pruned = way.startswith(("sparse", "2:4"))
+            axes.plot(
+                smaller, cost, MARKERS[kind], color=color, markersize=6, fillstyle=FILL[pruned and "int8" not in way]
+            )
+            drawn[kind] = None
             front.append((smaller, cost))
-            if not labelled[way]:
-                axes.annotate(way, (smaller, cost), textcoords="offset points", xytext=(4, 4), fontsize=7)
-                labelled[way] = True
-        best = [point for point in front if not any(x > point[0] and y <= point[1] for x, y in front)]
-        axes.plot(*zip(*sorted(best)), color=color, linewidth=1, label=name)
+        best = [
+            point for point in front if not any(x >= point[0] and y <= point[1] and (x, y) != point for x, y in front)
+        ]
+        axes.plot(*zip(*sorted(best)), color=color, linewidth=1, label=name.removesuffix("-0"))
     axes.axvline(LITE_TRANSFORMER, color="grey", linestyle=":", label="Lite Transformer, 18.2 times")
-    axes.set_xscale("log")
-    axes.set_xlabel("times smaller than float32 (bytes)")
+    for kind in (kind for kind in MARKERS if kind in drawn):
+        axes.plot([], [], MARKERS[kind], color="grey", label=LABELS.get(kind, kind))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set_ylim(-1e-3, 1)
+    axes.set_xlabel("times smaller than float32 (bytes); open markers: pruned, with weights in 32 bits")
     axes.set_ylabel("bits per byte lost, beginning of the test split")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
     with open(HERE / "pareto.png", "wb") as file:
         FigureCanvasAgg(figure).print_png(file)
 
