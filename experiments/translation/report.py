@@ -21,6 +21,8 @@ def main() -> None:
 
 def table(runs) -> str:
     """BLEU of every test set, mult-adds, decoding speed."""
+    speed = HERE / "speed.json"
+    speeds = json.loads(speed.read_text()) if speed.exists() else {}
     years = " | ".join(f"BLEU {year}" for year in TESTS.values())
     lines = [
         f"| pair | model | parameters | mult-adds | steps | {years} | sentences/s |",
@@ -29,10 +31,10 @@ def table(runs) -> str:
     for run in runs:
         bleu = " | ".join(f"{run['scores'][split]['bleu']:.1f}" for split in TESTS)
         (mult_adds,) = run["mult_adds"].values()
-        rate = run["decoding"]["sentences"] / run["decoding"]["seconds"]
+        name = f"{run['pair']}-{run['model']}"
         lines.append(
             f"| {run['pair']} | {run['model']} | {run['parameters']:,} | {mult_adds / 1e6:.1f}M | {run['steps']:,} | "
-            f"{bleu} | {rate:.1f} |"
+            f"{bleu} | {speeds.get(name, 'not measured')} |"
         )
     signatures = sorted({run["signature"] for run in runs})
     return "\n".join(lines) + "\n\nsacreBLEU: " + ", ".join(f"`{signature}`" for signature in signatures) + "\n"

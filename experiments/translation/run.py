@@ -10,7 +10,6 @@ keeps curves, BLEU with its signature, and decoding speed: what report.py reads.
 import functools
 import pathlib
 import sys
-import time
 
 import jax
 
@@ -67,23 +66,11 @@ def run(pair: str, model: str, args) -> dict:
         "averaged": args.average,
         "scores": {split: task.evaluate(params, split) for split in TESTS},
         "signature": task.notes()["bleu_signature"],
-        "decoding": decoding_speed(task, params),
         "valid": [(row["step"], row["valid/loss"]) for row in rows if "valid/loss" in row],
         "train": [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row],
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
-
-
-def decoding_speed(task, params) -> dict:
-    """Sentences of the 2016 test set per second, `eval.batch_size` at once; the compiled search has run before."""
-    batches = [jax.tree.map(jax.numpy.asarray, batch) for batch in task.scoring_batches("test", limit=256)]
-    start = time.monotonic()
-    for batch in batches:
-        jax.block_until_ready(task.search(params, batch["inputs"], batch["source_segments"] > 0))
-    seconds = time.monotonic() - start
-    sentences = int(sum(batch["example_weights"].sum() for batch in batches))
-    return {"sentences": sentences, "seconds": round(seconds, 2), "beams": task.config.options.beams}
 
 
 if __name__ == "__main__":
