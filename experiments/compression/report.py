@@ -24,7 +24,7 @@ TUNED = ("dense", "qat", "sparse", "2:4", "minus")  # ways that trained on: to b
 
 def main() -> None:
     runs = {path.stem: read(path) for path in sorted((HERE / "metrics").glob("*.jsonl"))}
-    text = "".join(f"### {name}\n\n{table(results)}\n" for name, results in runs.items())
+    text = f"{overview(runs)}\n" + "".join(f"### {name}\n\n{table(results)}\n" for name, results in runs.items())
     (HERE / "table.md").write_text(text)
     draw(runs)
     print(text)
@@ -48,6 +48,25 @@ def points(results):
 def base_of(way: str, results: dict) -> dict:
     """What a way is compared with: the model after as many further steps, or as it was."""
     return results["dense"] if way.startswith(TUNED) and "dense" in results else results["float32"]
+
+
+def overview(runs: dict) -> str:
+    """What every way costs every model in bits per byte, and how much smaller it makes the first one."""
+    names = [name.removesuffix("-0") for name in runs]
+    lines = [f"| way | times smaller | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    ways = dict.fromkeys(way for results in runs.values() for way in results)
+    for way in ways:
+        first = next(results for results in runs.values() if way in results)
+        cells = []
+        for results in runs.values():
+            if way in results:
+                score, base = results[way]["bits_per_byte"], base_of(way, results)
+                cells.append(f"{score:.4f}" if results[way] is base else f"{score - base['bits_per_byte']:+.4f}")
+            else:
+                cells.append("–")
+        smaller = first["float32"]["bytes"] / first[way]["bytes"]
+        lines.append(f"| {way} | {smaller:.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def table(results: dict) -> str:
