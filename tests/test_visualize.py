@@ -247,9 +247,8 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize(
-    "pattern", [min(PICTURES, key=len), pytest.param(max(PICTURES, key=len), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", PICTURES)
 def test_the_command_draws_every_mixer(pattern, experiment, tmp_path, capsys):
     names = PICTURES[pattern]
     flags = [f"--config.model.pattern={pattern}", f"--config.model.adaptive_span.dynamic={len(pattern) > 2}"]

@@ -25,6 +25,8 @@ def pytest_generate_tests(metafunc):
             for case in itertools.product(*(choices[name](family) for name in names)):
                 slow = "rules" in names and not metafunc.module.hardest(family, case[names.index("rules")])
                 other_form = "implementation" in names and case[names.index("implementation")] == "batched"
+                other_side = "causal" in names and family.causal and not case[names.index("causal")]
+                slow |= other_side
                 slow |= (family.sibling is not None or other_form) and not metafunc.module.__name__.endswith("1_oracle")
                 group = pytest.mark.xdist_group(family.name)  # one process compiles what the laws have in common
                 cases.append(pytest.param(family, *case, marks=[group] + [pytest.mark.slow] * slow))

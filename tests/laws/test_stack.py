@@ -66,7 +66,8 @@ def test_1_equals_the_plain_loop(mode, monkeypatch):
     assert relative_rms(ours, theirs) <= (5e-3 if mode == "exact" else 1e-5)
 
 
-@pytest.mark.parametrize("length", [pytest.param(1, marks=pytest.mark.slow), 6])
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [1, 6])
 def test_4_any_length(mode, length):
     """A shorter sequence gives the beginning of the longer one's output."""
     model, params = make_decoder(mode)
@@ -104,6 +105,7 @@ def test_3_pieces_equal_one_pass(mode, pieces):
     assert relative_rms(np.concatenate(outputs, axis=1), whole) <= (2e-3 if mode == "exact" else 1e-5)
 
 
+@pytest.mark.slow
 @with_own_backward_pass
 def test_5_unequal_lengths_equal_one_by_one(mode):
     model, params = make_decoder(mode, pattern=("full", "local"))

@@ -86,6 +86,7 @@ def read_out(params, x):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("interaction", "meet"),
     [

@@ -42,6 +42,7 @@ def test_layers_hash_by_different_rotations_and_calls_by_the_same():
     assert not np.array_equal(state.buckets[0], state.buckets[1])  # … sort the tokens differently
 
 
+@pytest.mark.slow
 def test_feed_forward_and_loss_slices_change_nothing():
     config = decoder_config()
     config.update(d_model=16, d_ff=32, n_heads=2, head_dim=8, n_layers=2, dropout=0.3, residual="reversible")

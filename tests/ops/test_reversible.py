@@ -269,6 +269,7 @@ def test_memory_is_flat_in_depth_and_holds_one_copy_of_the_gradients():
     assert held(24, "autodiff") > 4 * deep
 
 
+@pytest.mark.slow
 def test_transformations_agree():
     blocks, params, x1, x2, kwargs = make(2)
 

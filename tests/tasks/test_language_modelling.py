@@ -47,7 +47,7 @@ def small_config(vocabulary="bytes", **settings):
     return config
 
 
-EIGHT = pytest.param(8, marks=pytest.mark.eight_devices)
+EIGHT = pytest.param(8, marks=[pytest.mark.eight_devices, pytest.mark.slow])
 
 
 def nats_of_one_pass(task, params, tokens):
@@ -81,7 +81,11 @@ def streaming_task():
 
 @pytest.mark.parametrize(
     "streams, devices",
-    [pytest.param(3, None, marks=pytest.mark.slow), pytest.param(3, 8, marks=pytest.mark.eight_devices), (1, None)],
+    [
+        pytest.param(3, None, marks=pytest.mark.slow),
+        pytest.param(3, 8, marks=[pytest.mark.eight_devices, pytest.mark.slow]),
+        (1, None),
+    ],
 )
 def test_streams_score_every_target_once_with_all_that_came_before_it(streams, devices):
     task, params = streaming_task()

@@ -133,6 +133,7 @@ def test_a_damaged_newest_is_reported_and_the_one_before_it_restored(workdir, it
     assert how == "missing" or (aside / file.relative_to(workdir / "checkpoints" / "6")).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("damaging")
 def test_the_same_step_can_be_saved_and_damaged_again(workdir):
     for copy in ("6", "6_again"):

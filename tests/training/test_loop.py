@@ -81,6 +81,7 @@ def test_a_workdir_that_cannot_be_is_named(tmp_path):
         run(tmp_path / "file" / "run", steps=1)
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_from_a_shorter_one(uninterrupted, tmp_path):
     run(tmp_path, steps=7, **OPTIONS)
     result = run(tmp_path, **OPTIONS)
