@@ -140,3 +140,16 @@ def test_a_plan_is_that_of_the_last_stage_or_of_the_one_named(flags, length, mon
 def test_a_stage_that_does_not_exist_is_one_line(capsys):
     assert cli.run(plan.main, ["--config=configs/longformer_enwik8.py", "--stage=6"]) == 1
     assert capsys.readouterr().err == "error: --stage=6; the configuration has stages 1 to 5\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("topology", "batch_size"), [(None, 8), ("v5e:16x16", 256)])
+def test_the_public_configuration_compiles_at_its_full_length(topology, batch_size):
+    # On v5e:2x4 a chip gets one sequence too: the same program over fewer chips takes as many minutes to compile.
+    config = load_config(REFORMER)
+    config.batch_size = batch_size
+    report = plan_of(config, topology)
+    print(json.dumps(report))
+    assert report["parameters"]["total"] == 56_406_786
+    assert report["config"]["length"] == 65_536
+    assert topology is None or report["training_step"]["fits"]

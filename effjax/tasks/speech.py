@@ -218,15 +218,16 @@ class Speech(ExampleTask):
         split: str,
         *,
         limit: int | None = None,
+        context: int = 0,
+        stride: int = 0,
         batch_size: int = 0,
         mesh: Mesh | None = None,
-        **windows: int,
     ) -> dict[str, float]:
         """The loss, the error rates `(S + D + I) / N` of words and of characters over the whole split, and its size;
         arguments as of `ExampleTask.evaluate`."""
         import jiwer
 
-        self.check_windows(**windows)
+        self.check_windows(context, stride)
         means, spoken, heard = Means(), [], []
         for batch in self.scoring_batches(split, limit=limit, batch_size=batch_size, mesh=mesh):
             metrics, *symbols = self.score(params, batch)

@@ -7,7 +7,7 @@ import pytest
 from tests.laws.families import CHUNK
 from tests.laws.measure import family_op, relative_rms, value_and_grads
 
-LENGTHS = (37, *(pytest.param(length, marks=pytest.mark.slow) for length in (1, CHUNK)))
+LENGTHS = (37, *(pytest.param(length, marks=pytest.mark.slow) for length in (1, CHUNK - 1, CHUNK, CHUNK + 1)))
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -25,10 +25,6 @@ def mode(request):
     return request.param
 
 
-# The plain modes differentiate as JAX does.
-with_own_backward_pass = pytest.mark.parametrize("mode", ["reversible", pytest.param("exact", marks=pytest.mark.slow)])
-
-
 def run_stack(stack, params, x, key):
     return stack.apply(params, x, deterministic=False, rngs={"dropout": key})[0]
 
@@ -77,7 +73,6 @@ def test_4_any_length(mode, length):
     assert relative_rms(short, whole[:, :length]) <= (2e-3 if mode == "exact" else 1e-5)
 
 
-@with_own_backward_pass
 def test_2_causality(mode):
     model, params = make_decoder(mode, pattern=("full", "local"))
     run = jax.jit(lambda tokens: model.apply(params, tokens)[0])
@@ -106,7 +101,6 @@ def test_3_pieces_equal_one_pass(mode, pieces):
 
 
 @pytest.mark.slow
-@with_own_backward_pass
 def test_5_unequal_lengths_equal_one_by_one(mode):
     model, params = make_decoder(mode, pattern=("full", "local"))
     tokens, lengths = ids((3, LENGTH)), (LENGTH, 8, 1)
@@ -117,7 +111,6 @@ def test_5_unequal_lengths_equal_one_by_one(mode):
         assert relative_rms(together[row, :length], alone[0]) <= (2e-3 if mode == "exact" else 1e-5)
 
 
-@with_own_backward_pass
 def test_6_packed_documents_equal_separate_ones(mode):
     model, params = make_decoder(mode, pattern=("full", "full"))
     tokens, cut = ids((1, LENGTH)), 8
@@ -129,7 +122,6 @@ def test_6_packed_documents_equal_separate_ones(mode):
 
 
 @pytest.mark.slow
-@with_own_backward_pass
 def test_7_large_bfloat16_stays_finite(mode):
     stack = make_stack(mode, dropout_rate=0.1, dtype=jnp.bfloat16)
     params = jax.jit(stack.init)(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))
@@ -147,7 +139,6 @@ def test_7_large_bfloat16_stays_finite(mode):
 
 
 @pytest.mark.slow
-@with_own_backward_pass
 def test_8_transformations_agree(mode):
     model, params = make_decoder(mode, pattern=("local", "lsh"), dropout_rate=0.2)
     batches = ids((2, 2, LENGTH))
@@ -160,9 +151,9 @@ def test_8_transformations_agree(mode):
     expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[jax.jit(grad)(params, tokens) for tokens in batches])
     bound = 2e-3 if mode == "exact" else 1e-5
     assert relative_rms(jax.jit(jax.vmap(grad, (None, 0)))(params, batches), expected) <= bound
-    remat = jax.value_and_grad(jax.checkpoint(loss))
-    scanned = jax.jit(lambda params: jax.lax.scan(lambda _, tokens: (None, remat(params, tokens)), None, batches)[1])
-    assert relative_rms(scanned(params), expected) <= bound
+    for transformed in (grad, jax.value_and_grad(jax.checkpoint(loss))):
+        scan = lambda params, grad: jax.lax.scan(lambda _, tokens: (None, grad(params, tokens)), None, batches)[1]
+        assert relative_rms(jax.jit(scan, static_argnums=1)(params, transformed), expected) <= bound
 
 
 def test_dropout_replays_the_forward_mask():

@@ -17,7 +17,7 @@ def direct(x, kernel, bias, targets):
     return -jnp.take_along_axis(jax.nn.log_softmax(x @ kernel + bias), targets[..., None], axis=-1)[..., 0]
 
 
-@pytest.mark.parametrize("chunk_size", [4, 99])
+@pytest.mark.parametrize("chunk_size", [*(pytest.param(size, marks=pytest.mark.slow) for size in (1, 13)), 4, 99])
 @pytest.mark.parametrize(("dtype", "bound"), [(jnp.float64, 1e-12), (jnp.float32, 1e-5)])
 def test_equals_the_direct_form(chunk_size, dtype, bound):
     x, kernel, bias, targets = inputs()
