@@ -69,16 +69,15 @@ class Plan:
                 f"pruning begin={self.begin}, end={self.end}, every={self.every}: 0 <= begin <= end, and a number of "
                 "updates between them that every divides, is allowed"
             )
-        self.counts  # noqa: B018 - a sparsity that cannot be had is found out now
+        object.__setattr__(self, "counts", self._kept())  # once, and a sparsity that cannot be had is found out now
 
     @property
     def fixed(self) -> bool:
         """Whether the structure says how much is pruned."""
         return any(structure.of for _, structure in self.targets.values())
 
-    @property
-    def counts(self) -> np.ndarray:
-        """Units kept, `[prunings, kernels of all layers]` or `[prunings, 1]` (global), int32."""
+    def _kept(self) -> np.ndarray:
+        """`counts`: units kept, `[prunings, kernels of all layers]` or `[prunings, 1]` (global), int32."""
         shapes, units = [], []
         for kernel, structure in self.targets.values():
             shapes += [kernel.shape] * max(kernel.layers, 1)

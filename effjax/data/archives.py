@@ -1,17 +1,29 @@
-"""Reading one file, compressed or not, from a disk or a bucket."""
+"""Reading one file, compressed or not, or the files of a tar archive, from a disk or a bucket."""
 
 import gzip
 import io
 import lzma
+import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 from etils import epath
 
 from effjax.errors import UserError
 
 # What the standard library raises on archives that are cut short, damaged or locked.
-DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile, NotImplementedError, RuntimeError)
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    gzip.BadGzipFile,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 def read_archive(path: epath.PathLike) -> bytes:
@@ -50,3 +62,32 @@ def unzip(data: bytes) -> bytes:
         if len(names) != 1:
             raise UserError(f"the archive holds {len(names)} files, one is needed")
         return archive.read(names[0])
+
+
+def tar_files(file: BinaryIO, wanted: Callable[[str], bool] = lambda name: True) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files in a tar archive, plain or packed by gzip, bzip2 or xz, as they stand there.
+
+    Args:
+      file: the archive, open and seekable.
+      wanted: which names to read.
+
+    Raises:
+      one of `DAMAGE` or OSError: the archive is cut short anywhere, or corrupt.
+    """
+    with tarfile.open(fileobj=file, mode="r:*", tarinfo=_Member) as archive:
+        for member in archive:
+            if member.isfile() and wanted(member.name):
+                yield member.name, archive.extractfile(member).read()
+        while archive.fileobj.read(1 << 20):  # behind the last file stands the checksum
+            pass
+
+
+class _Member(tarfile.TarInfo):
+    """A header, where `tarfile` would take one that is missing, cut off or damaged for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, archive):
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError) as error:
+            raise tarfile.ReadError(f"no end of the archive ({error})") from error

@@ -1,13 +1,11 @@
 """Files of an archive or a folder by name, whatever it is packed with."""
 
 import gzip
-import io
 import lzma
-import tarfile
 
 from etils import epath
 
-from effjax.data.archives import DAMAGE
+from effjax.data.archives import DAMAGE, tar_files
 from effjax.errors import UserError
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.xz")
@@ -37,13 +35,9 @@ class Folder:
         if not self.path.name.endswith(TARS):
             raise UserError(f"{self.path} is neither a folder nor an archive ({', '.join(TARS)})")
         try:
-            # Unpacked as a whole: an archive cut short may show it only behind the last file.
-            packed = ".gz" if self.path.suffix == ".tgz" else self.path.suffix
-            data = UNPACK.get(packed, bytes)(self.path.read_bytes())
-            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-                files = [member for member in archive.getmembers() if member.isfile()]
-                self._archive = {member.name: archive.extractfile(member).read() for member in files}
-        except (*DAMAGE, tarfile.TarError, OSError) as error:
+            with self.path.open("rb") as file:
+                self._archive = dict(tar_files(file))
+        except (*DAMAGE, OSError) as error:
             raise UserError(f"{self.path} is truncated or corrupt: {error}") from error
         self.names = sorted(self._archive)
 

@@ -1,12 +1,11 @@
 """The files of a folder or of an archive of many, one after the other."""
 
-import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 
 from etils import epath
 
-from effjax.data.archives import DAMAGE
+from effjax.data.archives import DAMAGE, tar_files
 from effjax.errors import UserError
 
 
@@ -41,12 +40,10 @@ def packed_files(path: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str
                             yield entry.filename, archive.read(entry)
                             last = entry.filename
                 return
-            with tarfile.open(fileobj=file, mode="r|*") as archive:
-                for entry in archive:
-                    if entry.isfile() and wanted(entry.name):
-                        yield entry.name, archive.extractfile(entry).read()
-                        last = entry.name
-    except (*DAMAGE, tarfile.TarError, OSError) as error:
+            for name, data in tar_files(file, wanted):
+                yield name, data
+                last = name
+    except (*DAMAGE, OSError) as error:
         raise UserError(f"{place} is truncated or corrupt after {last}: {error}") from error
 
 

@@ -1,15 +1,13 @@
 """Reading sound files, and folders or archives of them."""
 
 import io
-import lzma
-import tarfile
-import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 from etils import epath
 
+from effjax.data.archives import DAMAGE, tar_files
 from effjax.errors import UserError
 
 
@@ -59,14 +57,11 @@ class Files:
         if self.root.is_dir():
             return
         try:
-            data = self.root.read_bytes()
+            with self.root.open("rb") as file:
+                self._members = {name.removeprefix("./"): data for name, data in tar_files(file)}
         except FileNotFoundError:
             raise UserError(f"{path}: there is no such file or folder") from None
-        try:
-            with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-                members = [member for member in archive if member.isfile()]
-                self._members = {m.name.removeprefix("./"): archive.extractfile(m).read() for m in members}
-        except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        except (*DAMAGE, OSError) as error:
             raise UserError(f"{path} is truncated, corrupt or no tar archive: {error}") from error
 
     def read(self, name: str) -> bytes:

@@ -3,12 +3,13 @@
 import gzip
 import io
 import lzma
+import tarfile
 import zipfile
 
 import numpy as np
 import pytest
 
-from effjax.data.archives import read_archive
+from effjax.data.archives import DAMAGE, read_archive, tar_files
 from effjax.errors import UserError
 
 TEXT = np.random.default_rng(0).integers(0, 64, 20_000, np.uint8).tobytes()
@@ -59,3 +60,34 @@ def test_what_cannot_be_read(tmp_path):
         read_archive(tmp_path / "nowhere")
     with pytest.raises(UserError, match="cannot be read: IsADirectoryError"):
         read_archive(tmp_path)
+
+
+FILES = {f"folder/{i}.txt": TEXT[300 * i : 300 * i + 400 * (i % 3)] for i in range(12)}
+
+
+def tarred(packed):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=f"w:{packed}") as archive:
+        for name, data in FILES.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("packed", ["", "gz", "bz2", "xz"])
+def test_a_tar_archive_is_read_whole_or_not_at_all(packed):
+    whole = tarred(packed)
+    assert dict(tar_files(io.BytesIO(whole))) == FILES
+    assert list(dict(tar_files(io.BytesIO(whole), lambda name: "1" in name))) == [name for name in FILES if "1" in name]
+    ends = max(len(whole.rstrip(bytes(1))), 0) // 512 * 512 + 512 if not packed else len(whole) - 1
+    for cut in [*range(0, ends, 97), ends]:  # a plain one: behind the last file, before the mark of the end
+        with pytest.raises((*DAMAGE, OSError)):
+            dict(tar_files(io.BytesIO(whole[:cut])))
+
+
+def test_a_damaged_header_is_not_taken_for_the_end_of_an_archive():
+    damaged = bytearray(tarred(""))
+    damaged[damaged.index(b"folder/7.txt")] ^= 1
+    with pytest.raises(tarfile.ReadError, match="bad checksum"):
+        dict(tar_files(io.BytesIO(bytes(damaged))))
