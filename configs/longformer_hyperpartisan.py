@@ -6,7 +6,8 @@ Presets, `--config=configs/longformer_hyperpartisan.py:PRESET`:
   global. Not trained here. Published, from RoBERTa's weights, in RoBERTa's word pieces, on one split: F1 94.8.
 - pretrain: the same encoder as a masked language model, whose run the first preset starts from (`options.init_from`).
 - small, small_pretrain: 2 layers, 64/128, windows of 32, 512 words; experiments/hyperpartisan has their scores.
-- tiny, tiny_pretrain: the same over 256 words, for tests and first steps; tiny_pretrain reads the enwik8 sample.
+- tiny, tiny_pretrain: the same over 256 words, for tests and first steps, of the enwik8 sample that ships with the
+  package: paragraphs of a person or not, and the text as it stands.
 
       python -m effjax.train --config=configs/longformer_hyperpartisan.py:small_pretrain --workdir=runs/masked \
         --config.data.path=enwik8.zip
@@ -74,7 +75,7 @@ def pretrain(config, size):
 def classify(config, size):
     """The encoder under a classifier of articles."""
     config.task = "classification"
-    config.data.name = "hyperpartisan"
+    config.data.name = "wikipedia_people" if size == "tiny" else "hyperpartisan"
     config.options = classification_options("hyperpartisan")
     config.steps, config.batch_size, rate, warmup = {
         "": (260, 32, 3e-5, 26),

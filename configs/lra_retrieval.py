@@ -7,7 +7,8 @@ Presets, `--config=configs/lra_retrieval.py:PRESET`; `--config.mixer=` as in `co
 - none: the public code's hyper-parameters: 4 layers, 128/512, 4 heads, twice 4,000 bytes, 5,000 steps of 32, of a
   warm-up of 8,000 that never ends. The paper's text has no other size. Published, accuracy: Transformer 57.46,
   Longformer 56.89, Linformer 52.27, Performer 53.82, Reformer 53.40, Sparse Transformer 59.59, BigBird 59.29. Not run.
-- tiny: 2 layers, 64/128, twice 128 bytes, for tests.
+- tiny: 2 layers, 64/128, twice 128 bytes, for tests and first steps, on paragraphs of the sample of Wikipedia that
+  ships with the package: does the second follow the first?
 
       python -m effjax.train --config=configs/lra_retrieval.py --workdir=runs/retrieval --config.data.path=tsv_data
       python -m effjax.predict --workdir=runs/retrieval "$(printf 'first text\tsecond text')"
@@ -35,6 +36,7 @@ def get_config(preset: str = ""):
     config.data.name = "aan"
     config.options = classification_options("aan")
     if preset == "tiny":
+        config.data.name = "wikipedia_passages"
         fit_to_length(config, 128)
         return config.lock()
     config.steps = 5000

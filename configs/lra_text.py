@@ -7,9 +7,10 @@ every block (full, longformer, linformer, performer, lsh, fixed, big_bird, …),
   here; experiments/lra has runs at a small budget.
 - paper: as its text says: 6 layers, 512/2048, 8 heads, 4,000 bytes. Published, accuracy: Transformer 64.27, Longformer
   62.85, Linformer 53.94, Performer 65.40, Reformer 56.10, Sparse Transformer 63.58, BigBird 64.02. Not trained here.
-- tiny: 2 layers, 64/128, 256 bytes, for tests and first steps.
+- tiny: 2 layers, 64/128, 256 bytes, for tests and first steps, on paragraphs of the sample of Wikipedia that ships with
+  the package: of a person or not.
 
-      python -m effjax.train --config=configs/lra_text.py:tiny --workdir=runs/text --config.data.path=aclImdb_v1.tar.gz
+      python -m effjax.train --config=configs/lra_text.py --workdir=runs/text --config.data.path=aclImdb_v1.tar.gz
       python -m effjax.predict --workdir=runs/text "A wonderful film, and not a minute too long."
 
 Reviews come from the folder or archive aclImdb at `--config.data.path=`, or else from TensorFlow Datasets. What differs
@@ -57,7 +58,8 @@ def get_config(preset: str = ""):
 
 
 def tiny(config):
-    """Two layers over 256 bytes."""
+    """Two layers over 256 bytes of what ships with the package."""
+    config.data.name = "wikipedia_people"
     config.steps = 300
     config.batch_size = 16
     config.model.update(d_model=64, d_ff=128, n_heads=2, head_dim=32, n_layers=2, dropout=0.0, attention_dropout=0.0)

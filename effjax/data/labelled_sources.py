@@ -13,7 +13,16 @@ from types import ModuleType
 
 from effjax.errors import UserError
 
-SOURCES = ("listops", "imdb", "aan", "cifar10", "pathfinder", "hyperpartisan")
+SOURCES = (
+    "listops",
+    "imdb",
+    "aan",
+    "cifar10",
+    "pathfinder",
+    "hyperpartisan",
+    "wikipedia_people",
+    "wikipedia_passages",
+)
 
 
 def get_source(name: str) -> ModuleType:

@@ -17,7 +17,18 @@ MULTI30K = {
     "test_2018": "test_2018_flickr",
 }
 PAIR_FILES = {split: split for split in ("train", "valid", "test")}
-NAMES = ("phrases", "digests", "multi30k", "pair_files", "iwslt14", "wmt14", "cnn_dailymail", "arxiv")
+NAMES = (
+    "phrases",
+    "digests",
+    "wikipedia_titles",
+    "wikipedia_leads",
+    "multi30k",
+    "pair_files",
+    "iwslt14",
+    "wmt14",
+    "cnn_dailymail",
+    "arxiv",
+)
 
 
 @dataclass(frozen=True)
@@ -73,8 +84,10 @@ def load_text_pairs(name: str, *, path: str = "", source: str = "", target: str 
 
     Args:
       name: "phrases" (toy sentences in German and English) and "digests" (toy documents and summaries), which are made
-        here; "multi30k", its archive or folder; "pair_files", a folder or archive with `train.de`, `train.en`,
-        `valid.de` …; "iwslt14", its archive; "wmt14", "cnn_dailymail" and "arxiv" through TensorFlow Datasets.
+        here; "wikipedia_titles", names of articles in two languages, and "wikipedia_leads", articles and their first
+        sentences, of the sample in the package; "multi30k", its archive or folder; "pair_files", a folder or archive
+        with `train.de`, `train.en`, `valid.de` …; "iwslt14", its archive; "wmt14", "cnn_dailymail" and "arxiv"
+        through TensorFlow Datasets.
       path: the archive or folder; for TensorFlow Datasets its data directory, "" for the usual one.
       source, target: languages, such as "de" and "en", where the corpus has some.
 
@@ -90,6 +103,11 @@ def load_text_pairs(name: str, *, path: str = "", source: str = "", target: str 
         from effjax.data import phrases
 
         return Splits(phrases.SIZES, lambda split: phrases.pairs(name, split, source, target))
+    if name in ("wikipedia_titles", "wikipedia_leads"):
+        from effjax.data import wikipedia
+
+        read = wikipedia.leads if name == "wikipedia_leads" else lambda split: wikipedia.titles(split, source, target)
+        return Splits(wikipedia.SPLITS, lambda split: TextPairs(*read(split), f"{name}, {split}"))
     if name in ("wmt14", "cnn_dailymail", "arxiv"):
         from effjax.data import tfds_pairs  # here, since it imports TensorFlow Datasets
 

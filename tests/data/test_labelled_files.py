@@ -24,7 +24,7 @@ CONFIGS = {
 
 def load(name, path, **options):
     config = load_config(f"configs/{CONFIGS[name]}.py:tiny").unlock()
-    config.data.path = str(path)
+    config.data.update(name=name, path=str(path))
     config.options.update(options)
     return get_source(name).load(config)
 

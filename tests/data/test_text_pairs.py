@@ -217,3 +217,26 @@ def test_toy_sentences_are_the_same_every_time():
     assert all(f"Note : {line}" in document for line in summary.split("\n"))
     with pytest.raises(UserError, match="phrases are in de and en"):
         load_text_pairs("phrases", source="de", target="fr")["train"]
+
+
+def test_titles_of_articles_are_pairs_in_two_languages():
+    splits = load_text_pairs("wikipedia_titles", source="de", target="en")
+    pairs = {split: list(zip(splits[split].source, splits[split].target)) for split in splits}
+    assert ("Arktischer Ozean", "Arctic Ocean") in pairs["test"] and ("Agrarwissenschaft", "Agricultural science") in (
+        pairs["train"]
+    )
+    assert sum(map(len, pairs.values())) == 90 and not any("(" in title for pair in pairs["train"] for title in pair)
+    back = load_text_pairs("wikipedia_titles", source="en", target="de")
+    assert list(zip(back["test"].target, back["test"].source)) == pairs["test"]
+    with pytest.raises(UserError, match="no article has a title in 'xx'; af, "):
+        load_text_pairs("wikipedia_titles", source="xx", target="en")["train"]
+    with pytest.raises(UserError, match="no article of the valid split has a title both in 'kw' and in 'ps'"):
+        load_text_pairs("wikipedia_titles", source="kw", target="ps")["valid"]
+
+
+def test_leads_of_articles_are_their_summaries():
+    splits = load_text_pairs("wikipedia_leads")
+    documents, summaries = splits["train"].source, splits["train"].target
+    found = summaries.index("Albedo is the measure of reflectivity of a surface or body.")
+    assert documents[found].startswith("Human activities have changed the albedo (via forest clearance")
+    assert all(summary not in document for summary, document in zip(summaries, documents))

@@ -54,6 +54,7 @@ LED = {
     "model.encoder.longformer.window": (4,),
 }
 DOCUMENTS = ONE_LAYER | {"data.length": 16, "options.source_length": 64}
+TITLES, LEADS = {"data.name": "wikipedia_titles"}, {"data.name": "wikipedia_leads"}  # real, unlike the presets' own
 PRESETS = {
     "lite_transformer_multi30k": ONE_LAYER,
     "led_arxiv": LED,
@@ -77,9 +78,11 @@ def run(capsys, main, *args):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PRESETS)
-def test_trains_scores_and_predicts(name, tmp_path, capsys, monkeypatch):
-    config = small_config(name)
+@pytest.mark.parametrize(
+    ("name", "data"), [(name, LEADS if "data.length" in PRESETS[name] else TITLES) for name in PRESETS]
+)
+def test_trains_scores_and_predicts(name, data, tmp_path, capsys, monkeypatch):
+    config = small_config(name, **data)
     train(make_task(config), config, str(tmp_path / "run"))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2] and 4 < rows[1]["valid/loss"] < 9
@@ -94,7 +97,7 @@ def test_trains_scores_and_predicts(name, tmp_path, capsys, monkeypatch):
         assert f"case:{case}|eff:no|tok:13a|smooth:exp|version:" in scores["bleu_signature"]
 
     monkeypatch.setattr("effjax.data.text_pairs.load_text_pairs", None)  # predictions need no corpus
-    text = "Note : A dog sees a tree today ." if summaries else "Ein Hund sieht heute einen Baum ."
+    text = "The Arctic Ocean is the smallest of the oceans." if summaries else "Arktischer Ozean"
     (tmp_path / "input.txt").write_text(f"{text}\n")
     code, said = run(capsys, predict.main, f"--workdir={tmp_path / 'run'}", str(tmp_path / "input.txt"), "--json")
     outputs = json.loads(said.out)["outputs"]
