@@ -4,7 +4,7 @@
   taskset -c 0 python experiments/peers/run_ops.py --lengths=1024,4096
 
 One thread on each side (pin the process to a core), float32, batch 1, 8 heads of 64. Writes ops.json beside this file;
-lengths already there are measured again only with --again.
+what is there already is measured again only with --again.
 """
 
 import json
@@ -32,15 +32,17 @@ def main(argv=None) -> None:
     parser = cli.plain_parser("peers/run_ops", __doc__)
     parser.add_argument("--lengths", default="1024,2048,4096,8192,16384", help="(default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls each (default: %(default)s)")
-    parser.add_argument("--again", action="store_true", help="measure lengths anew that are there already")
+    parser.add_argument("--again", action="store_true", help="measure anew what is there already")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     path = HERE / "ops.json"
     results = json.loads(path.read_text()) if path.exists() else {"settings": settings(), "lengths": {}}
     for length in map(int, args.lengths.split(",")):
-        if str(length) not in results["lengths"] or args.again:
-            results["lengths"][str(length)] = {case: measure(case, length, args.repeats) for case in OURS}
-            path.write_text(json.dumps(results, indent=1) + "\n")
+        rows = results["lengths"].setdefault(str(length), {})
+        for case in OURS:
+            if case not in rows or args.again:
+                rows[case] = measure(case, length, args.repeats)
+                path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def settings() -> dict:
