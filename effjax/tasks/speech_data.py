@@ -70,11 +70,17 @@ class SpeechData:
                 "spoken_digits is read from the recordings of the Free Spoken Digit Dataset "
                 "(https://github.com/Jakobovski/free-spoken-digit-dataset): give --config.data.path="
             )
-        common = dict(digits=tuple(options.digits), length=options.length, labels=options.labels)
+        common = lambda split: dict(digits=tuple(options.digits), count=STRINGS[split], seed=SPLITS.index(split))
         return {
-            split: DigitStrings(recordings, count=STRINGS[split], seed=SPLITS.index(split), **common)
+            split: DigitStrings(recordings, **common(split), **self._sizes(split))
             for split, recordings in digit_recordings(config.data.path).items()
         }
+
+    def _sizes(self, split: str) -> dict[str, int]:
+        """Samples or frames, and labels, of a row of the split."""
+        options = self.config.options
+        most = dict(length=options.length, labels=options.labels)
+        return most if split == "train" else {name: options[f"scored_{name}"] or n for name, n in most.items()}
 
     def _utterances(self) -> dict[str, UtteranceExamples]:
         config, options = self.config, self.config.options
@@ -82,13 +88,11 @@ class SpeechData:
             splits = librispeech(config.data.path)
         else:
             splits = an4(config.data.path, features=config.data.name == "an4_mfcc")
-        longest = dict(length=options.length, labels=options.labels)
-        scored = {name: options[f"scored_{name}"] or most for name, most in longest.items()}
         return {
             split: UtteranceExamples(
                 utterances,
                 self.units,
-                **(longest if split == "train" else scored),
+                **self._sizes(split),
                 fill=options.fill,
                 drop_longer=options.drop_longer and split == "train",
                 report=lambda text, split=split: print(f"{config.data.name}, {split} split: {text}", flush=True),

@@ -184,6 +184,8 @@ def test_what_is_too_long_to_train_on_is_scored_all_the_same(tmp_path, capsys):
     assert batch["inputs"].shape == (2, 1600) and batch["example_weights"].tolist() == [1, 1]
     with pytest.raises(UserError, match=r"12-34-0001.*length=800.*scored_length"):
         make_task(small_config("librispeech", **settings)).examples("test")
+    digits = make_task(small_config(options__scored_length=9000)).data
+    assert (digits.examples("train").length, digits.examples("test").length) == (small_config().options.length, 9000)
 
 
 @pytest.mark.parametrize(
