@@ -5,7 +5,7 @@ import json
 import pytest
 
 from effjax import compare as command
-from effjax.comparison.families import FAMILIES, stride
+from effjax.comparison.families import BOTH_SIDES, FAMILIES, family, stride
 from effjax.comparison.measure import Limits, Result, Shapes, compare, crossing
 from effjax.errors import UserError
 
@@ -43,14 +43,15 @@ def test_a_family_that_fails_is_reported_and_the_others_go_on():
 
 @pytest.mark.slow
 def test_every_family_can_be_measured():
-    results = compare(FAMILIES, [128], shapes=Shapes(d_model=16, n_heads=2, head_dim=8), train=True, repeats=1)
-    assert {result.family: result.problem for result in results} == dict.fromkeys(FAMILIES)
+    families = FAMILIES | {"one_chunk": family("lsh", chunk_size=128, n_hashes=1)}
+    results = compare(families, [128], shapes=Shapes(d_model=16, n_heads=2, head_dim=8), train=True, repeats=1)
+    assert {result.family: result.problem for result in results} == dict.fromkeys(families)
     errors = {result.family: result.error for result in results}
     # Within their reach these are exact attention, over the past or towards both sides.
-    for name in ("full", "full_both_sides", "local", "window", "big_bird"):
+    for name in ("full", "full_both_sides", "local", "window", "big_bird", "one_chunk"):
         assert errors[name] < 1e-5, name
     # These estimate it, or see less of it.
-    for name in ("performer", "linformer", "nystromformer", "strided", "fixed", "log_sparse"):
+    for name in ("lsh", "performer", "linformer", "nystromformer", "strided", "fixed", "log_sparse"):
         assert 1e-3 < errors[name] < 3, name
     assert errors["light_conv"] is None  # no queries to share
 
@@ -65,6 +66,16 @@ def test_the_crossing_lies_between_the_lengths_where_it_happens():
     assert crossing(full + results("always", (0.5, 1.0, 2.0)), "always") == 1024
     assert crossing(full + results("never", (2.0, 8.0, 32.0)), "never") is None
     assert crossing(full, "full") is None
+    both = results("full_both_sides", (2.0, 8.0, 32.0))
+    assert crossing(full + both + results("linformer", (4.0, 4.0, 4.0)), "linformer", BOTH_SIDES[0]) == (
+        pytest.approx(1024 * 2**0.5)
+    )
+
+
+def test_a_memory_bounds_what_transformer_xl_costs():
+    shapes = Shapes(d_model=16, n_heads=2, head_dim=8)
+    results = compare({"transformer_xl": FAMILIES["transformer_xl"]}, [2048, 4096], shapes=shapes, repeats=1)
+    assert 1.9 < results[1].flops / results[0].flops < 2.4
 
 
 def test_strides_are_near_the_root():

@@ -42,8 +42,9 @@ FAMILIES = {
     "big_bird": family("big_bird"),
     "longformer": family("longformer", window=512, global_tokens=1),
     "adaptive_span": family("adaptive_span", max_span=512, initial_span=1.0),
-    "transformer_xl": family("transformer_xl", memory_length=512),
+    "transformer_xl": family("transformer_xl", memory_length=512, same_length=True),  # as when it is evaluated
     "performer": family("performer", n_features=256),
+    "depthwise_conv": family("depthwise_conv", kernel_size=31),
     "light_conv": family("light_conv", kernel_size=31),
     "dynamic_conv": family("dynamic_conv", kernel_size=31),
     "lsra": family("lsra", kernel_size=31),
@@ -51,3 +52,4 @@ FAMILIES = {
     "linformer": family("linformer", lambda length: dict(max_length=length), n_projected=256),
     "nystromformer": family("nystromformer", n_landmarks=64),
 }
+BOTH_SIDES = ("full_both_sides", "linformer", "nystromformer")  # the first is what the others are to overtake

@@ -5,6 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ import numpy as np
 
 from effjax.accounting.flops import count_flops
 from effjax.accounting.memory import memory_of, readable_bytes
-from effjax.layers import Mixer
+from effjax.layers import LSHAttention, Mixer
+from effjax.ops.patterns import Causal, Sinks, SlidingWindow
+from effjax.ops.sparse import sparse_attention
 
 BASELINE = "full"
 
@@ -58,7 +61,8 @@ class Result:
       tokens_per_second: batch times length over it.
       memory: bytes at once, by the compiler's plan: arguments, results and temporaries.
       flops: of a call, from its jaxpr.
-      error: root mean square difference from exact attention with the same projections over that of exact attention.
+      error: root mean square difference from exact attention with the same projections (for LSH with shared queries
+        and keys, as it has them) over that of exact attention.
     """
 
     family: str
@@ -87,7 +91,7 @@ def compare(
     The families' calls are interleaved, so that what else goes on in the machine meets all of them alike.
 
     Args:
-      families: `{name: make(length, shapes) -> layer}`; `BASELINE` among them is what errors and crossings refer to.
+      families: `{name: make(length, shapes) -> layer}`; `BASELINE` among them is what errors refer to.
       lengths: in tokens, ascending.
       shapes: sizes that all layers share.
       train: time forward and backward (gradients of parameters and inputs) rather than forward alone.
@@ -126,15 +130,15 @@ def compare(
     return results
 
 
-def crossing(results: list[Result], family: str) -> float | None:
+def crossing(results: list[Result], family: str, baseline: str = BASELINE) -> float | None:
     """The length from which a family is faster than the baseline, interpolated between measured lengths on logarithmic
     scales; None where it is slower at the greatest length at which both were measured."""
     ours, theirs = (
-        {r.length: r.seconds for r in results if r.family == name and r.seconds} for name in (family, BASELINE)
+        {r.length: r.seconds for r in results if r.family == name and r.seconds} for name in (family, baseline)
     )
     lengths = sorted(ours.keys() & theirs.keys())
     gaps = [math.log(ours[length] / theirs[length]) for length in lengths]  # negative where the family is faster
-    if family == BASELINE or not lengths or gaps[-1] >= 0:
+    if family == baseline or not lengths or gaps[-1] >= 0:
         return None
     slower = [i for i, gap in enumerate(gaps) if gap >= 0]
     if not slower:
@@ -211,12 +215,15 @@ def _times(ready, repeats, report) -> dict[str, float | str]:
 
 def _errors(found, ready):
     """Fills in the distance from exact attention, over the past or towards both sides as the family itself, of families
-    that have its projections."""
+    that have its projections, and of LSH from exact attention that shares queries and keys."""
     if BASELINE not in ready or found[BASELINE].problem:
         return
     exact, targets = ready[BASELINE], {}
 
-    def target(causal):
+    def target(case):
+        if isinstance(case.layer, LSHAttention):
+            return np.asarray(jax.jit(partial(case.layer.apply, method=_exact_shared))(*case.arguments), np.float64)
+        causal = getattr(case.layer, "causal", True)
         if causal not in targets:
             layer = exact.layer.clone(causal=causal)
             targets[causal] = np.asarray(jax.jit(layer.apply)(*exact.arguments)[0], np.float64)
@@ -226,10 +233,18 @@ def _errors(found, ready):
         return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(case.arguments[0])}
 
     for name, case in ready.items():
-        if found[name].problem is None and names(exact) <= names(case):
-            theirs = target(getattr(case.layer, "causal", True))
+        if found[name].problem is None and (isinstance(case.layer, LSHAttention) or names(exact) <= names(case)):
+            theirs = target(case)
             difference = np.asarray(case.forward(*case.arguments), np.float64) - theirs
             found[name].error = float(np.sqrt(np.mean(difference**2) / np.mean(theirs**2)))
+
+
+def _exact_shared(layer: LSHAttention, x):
+    """What a causal LSH layer estimates: each position sees all before it, and itself only where there are none."""
+    query, value = layer.query_key(x), layer.value(x)
+    key = query / jnp.linalg.norm(query, axis=-1, keepdims=True)
+    pattern = Causal() & (~SlidingWindow(0) | Sinks(1))
+    return layer.out(sparse_attention(query, key, value, pattern=pattern, scale=1.0))
 
 
 def _reason(problem: Exception) -> str:

@@ -1,9 +1,10 @@
 """One model of about 2,000,000 parameters per causal family, trained on equal terms: `config.py:FAMILY`.
 
-The same width, heads, layers, optimizer, batches (the bytes and their order depend on the seed alone) and scoring; the
-hidden layer of the feed-forward networks takes up what the families' own parameters leave, so that all models have the
-same number of parameters within 3 %. Positions: each family's own where it has them (relative embeddings, distances of
-a convolution), rotary where the family has queries and keys of its own, sinusoidal for LSH, whose queries are its keys.
+The same width, heads, layers, optimizer and batches (the bytes and their order depend on the seed alone), but for the
+families that carry a memory along: these read two streams in order, and are scored as streams. The hidden layer of the
+feed-forward networks takes up what the families' own parameters leave, so that all models have the same number of
+parameters within 3 %. Positions: each family's own where it has them (relative embeddings, distances of a convolution),
+rotary where the layer offers them, sinusoidal for LSH, whose queries are its keys, and for LSRA, whose layer has none.
 """
 
 import jax
@@ -24,11 +25,13 @@ FAMILIES = {
     "strided": dict(mixer="strided", rotary=True, stride=32),
     "fixed": dict(mixer="fixed", rotary=True, block=32, summary=8),
     "log_sparse": dict(mixer="log_sparse", rotary=True, local=16),
+    "big_bird": dict(mixer="big_bird", rotary=True, block=16, n_random=2),
     "longformer": dict(mixer="longformer", rotary=True, window=(16, 32, 64, 128), dilation=(1, 1, 1, 2)),
     "lsh": dict(mixer="lsh", chunk_size=32, n_hashes=2, n_buckets=(32,)),
     "performer": dict(mixer="performer", rotary=True, n_features=128),
     "transformer_xl": dict(mixer="transformer_xl", streams=True, memory_length=128),
     "adaptive_span": dict(mixer="adaptive_span", streams=True, max_span=256, ramp=32, span_loss=2e-6),
+    "depthwise_conv": dict(mixer="depthwise_conv"),
     "light_conv": dict(mixer="light_conv"),
     "dynamic_conv": dict(mixer="dynamic_conv"),
     "lsra": dict(mixer="lsra"),
@@ -47,10 +50,10 @@ def get_config(preset: str = "full"):
     config.model = decoder_config(pattern=(mixer,) * 4)
     config.model.update(d_model=192, d_ff=768, n_heads=4, head_dim=48, n_layers=4)
     config.model[mixer].update(options)
-    own_positions = options.get("rotary") or mixer in ("transformer_xl", "adaptive_span", "light_conv", "dynamic_conv")
-    config.model.positions = "none" if own_positions else "sinusoidal"
+    config.model.positions = "sinusoidal" if mixer in ("lsh", "lsra") else "none"
     config.optimizer.update(schedule="cosine", learning_rate=2e-3, warmup=50, clip_norm=1.0)
     config.eval.update(every=100, context=LENGTH, stride=LENGTH // 2, batch_size=8, limit=16_384, test=False)
+    config.eval.reader = config.data.reader
     config.checkpoint.update(every=100, keep=1)
     config.sample.length = 0
     config.model.d_ff = hidden_width(config)

@@ -63,7 +63,7 @@ def draw_curves(runs, order) -> None:
         axes.plot(seen, values, marker="o", markersize=3, label=family, **style(i))
     axes.set_xlabel("bytes seen (millions)")
     axes.set_ylabel("bits per byte, valid split")
-    axes.set_title("Causal families at one budget: 2,000,000 parameters, the same bytes in the same order", fontsize=11)
+    axes.set_title("Causal families at one budget: 2,000,000 parameters, 307,200 bytes", fontsize=11)
     finish(figure, axes, "curves.png")
 
 
