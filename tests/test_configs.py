@@ -13,6 +13,8 @@ COUNTS = {
     "configs/adaptive_span_enwik8.py:small": 6_480_621,
     "configs/adaptive_span_text8.py": 38_357_116,
     "configs/adaptive_span_text8.py:large": 208_638_172,
+    "configs/led_arxiv.py": 459_847_769,
+    "configs/led_arxiv.py:base": 161_891_673,
     "configs/linformer_enwik8.py": 88_754_177,
     "configs/longformer_enwik8.py": 41_081_036,
     "configs/longformer_enwik8.py:large": 102_542_540,
@@ -34,6 +36,7 @@ COUNTS = {
 }
 # Layers that are traced one by one; its other presets differ by their number or by the vocabulary.
 LONG_TO_TRACE = [name for name in COUNTS if "longformer" in name and name != "configs/longformer_enwik8.py"]
+LONG_TO_TRACE += [name for name in COUNTS if "led" in name]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""effjax: `make(length, n_heads, head_dim) -> fn(q, k, v)` on `[1, T, N, H]`, by the names of torch_ops.PEERS."""
+"""effjax: `make(length, n_heads, head_dim) -> fn(q, k, v)` on `[1, T, N, H]`; those with peers by their names there."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from effjax.ops.full import full_attention
 from effjax.ops.hashing import lsh_rotations
 from effjax.ops.linformer import linformer_attention
 from effjax.ops.lsh import lsh_attention
-from effjax.ops.patterns import Causal, SlidingWindow
+from effjax.ops.patterns import Causal, Fixed, SlidingWindow, Strided
 from effjax.ops.sparse import sparse_attention
 
 WINDOW, FEATURES, HASHES, CHUNK, LOW_RANK = 512, 256, 4, 64, 256
@@ -37,6 +37,31 @@ def window(length, n_heads, head_dim):
     return lambda q, k, v: sparse_attention(q, k, v, pattern=pattern)
 
 
+def strided(length, n_heads, head_dim):
+    return lambda q, k, v: sparse_attention(q, k, v, pattern=Strided(root(length)))
+
+
+def fixed(length, n_heads, head_dim):
+    return lambda q, k, v: sparse_attention(q, k, v, pattern=Fixed(root(length), root(length) // 4))
+
+
+def root(length: int) -> int:
+    """The power of two at or below the root."""
+    return 1 << (length.bit_length() - 1) // 2
+
+
+def strided_keys(n: int) -> int:
+    """Pairs of a query and a key that the strided pattern allows: the last s positions, every s-th before them."""
+    s = root(n)
+    return sum(min(i + 1, s) + i // s for i in range(n))
+
+
+def fixed_keys(n: int) -> int:
+    """Pairs that the fixed pattern allows: one's own block up to oneself, and the last quarters of those before it."""
+    s = root(n)
+    return sum(i % s + 1 + i // s * (s // 4) for i in range(n))
+
+
 OURS = {
     "exact": lambda *sizes: full_attention,
     "causal": lambda *sizes: lambda q, k, v: full_attention(q, k, v, causal=True),
@@ -44,6 +69,8 @@ OURS = {
     "LSH, 4 rounds": lsh,
     "FAVOR+, 256 features": favor,
     "Linformer, 256": linformer,
+    "strided": strided,
+    "fixed": fixed,
 }
 # Useful FLOPs of forward and backward, of a query and head and unit of width: 14 per key that counts.
 FLOPS = {
@@ -54,4 +81,6 @@ FLOPS = {
     # Features of queries and keys, sums and read-outs: forward 8 M a position; triangles inside chunks not counted.
     "FAVOR+, 256 features": lambda n: 3 * 8 * n * FEATURES,
     "Linformer, 256": lambda n: 14 * n * LOW_RANK + 3 * 4 * n * LOW_RANK,
+    "strided": lambda n: 14 * strided_keys(n),
+    "fixed": lambda n: 14 * fixed_keys(n),
 }

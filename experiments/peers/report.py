@@ -1,4 +1,4 @@
-"""Makes the tables and the picture again from ops.json and steps.json: `python report.py`."""
+"""Makes the tables and the picture again from ops.json, shares.json and steps.json: `python report.py`."""
 
 import json
 import pathlib
@@ -15,7 +15,10 @@ def main() -> None:
     ops = json.loads((HERE / "ops.json").read_text())["lengths"]
     steps = json.loads((HERE / "steps.json").read_text())
     rows = {(case, int(n)): row["milliseconds"] for n, cases in ops.items() for case, row in cases.items()}
+    shares = json.loads((HERE / "shares.json").read_text())["lengths"]
     text = "Attention alone, milliseconds:\n\n" + comparison(rows)
+    text += "\neffjax's attention alone, useful FLOPs a second over those of a matrix product beside it:\n\n"
+    text += share_table(shares)
     text += "\nTraining steps, 4 blocks of width 256, milliseconds:\n\n" + comparison(
         keyed(steps["time"], "milliseconds")
     )
@@ -42,6 +45,15 @@ def comparison(rows, size="length") -> str:
         named = ", ".join(f"{name} {value:,.0f}" for name, value in others.items()) or "none ran"
         ratio = f"{row['effjax'] / min(others.values()):.2f}" if others else ""
         lines.append(f"| {case} | {n:,} | {row['effjax']:,.0f} | {named} | {ratio} |")
+    return "\n".join(lines) + "\n"
+
+
+def share_table(shares) -> str:
+    """Shares of a product's rate, a column for each length."""
+    lines = [f"| | {' | '.join(f'{int(n):,}' for n in shares)} |", "|---" * (len(shares) + 1) + "|"]
+    for case in next(iter(shares.values())):
+        found = " | ".join(f"{rows[case]['share']:.2f}" for rows in shares.values())
+        lines.append(f"| {case} | {found} |")
     return "\n".join(lines) + "\n"
 
 

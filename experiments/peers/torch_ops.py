@@ -32,7 +32,7 @@ def flex_window(length, n_heads, head_dim):
 
 
 def local_attention(length, n_heads, head_dim):
-    """Blocks of half a window, each seeing itself and two before: windows of exactly WINDOW."""
+    """Blocks of a window, each seeing itself and the one before, of which what is out of reach is masked."""
     from local_attention import LocalAttention
 
     layer = LocalAttention(
@@ -77,27 +77,56 @@ def performer_pytorch(length, n_heads, head_dim):
 
 
 def linformer(length, n_heads, head_dim):
-    """The package's equation on projected heads: keys and values along the length to LOW_RANK, then attention."""
-    project = torch.nn.Parameter(torch.randn(length, LOW_RANK) * length**-0.5)
+    """The package's layer without its projections of width; values are the keys, summed along the length anew."""
+    from linformer import LinformerSelfAttention
 
-    def run(q, k, v):
-        k, v = (torch.einsum("bnth,tk->bnkh", x, project) for x in (k, v))
-        weights = (torch.einsum("bnth,bnkh->bntk", q, k) * head_dim**-0.5).softmax(dim=-1)
-        return torch.einsum("bntk,bnkh->bnth", weights, v)
+    layer = LinformerSelfAttention(n_heads * head_dim, length, k=LOW_RANK, heads=n_heads, dim_head=head_dim)
+    layer.to_q = layer.to_k = layer.to_v = layer.to_out = torch.nn.Identity()
+    rows = lambda x: x.transpose(1, 2).flatten(2)
+    return lambda q, k, v: layer(rows(q), context=rows(k)).unflatten(2, (n_heads, head_dim)).transpose(1, 2)
 
-    return run
+
+def huggingface_reformer(length, n_heads, head_dim):
+    """Hugging Face's LSH layer without its projections; values are its queries and keys."""
+    from transformers.models.reformer.modeling_reformer import LSHSelfAttention, ReformerConfig
+
+    config = ReformerConfig(
+        hidden_size=n_heads * head_dim,
+        num_attention_heads=n_heads,
+        attention_head_size=head_dim,
+        num_hashes=HASHES,
+        num_buckets=max(2, length // CHUNK),
+        lsh_attn_chunk_length=CHUNK,
+        is_decoder=True,
+        hash_seed=0,
+        lsh_attention_probs_dropout_prob=0.0,
+    )
+    layer = LSHSelfAttention(config)
+    layer.query_key = layer.value = torch.nn.Identity()
+    rows = lambda x: x.transpose(1, 2).flatten(2)
+    return lambda q, k, v: layer(rows(q)).hidden_states.unflatten(2, (n_heads, head_dim)).transpose(1, 2)
+
+
+def x_transformers(causal):
+    def make(length, n_heads, head_dim):
+        from x_transformers.attend import Attend
+
+        attend = Attend(causal=causal, flash=True)
+        return lambda q, k, v: attend(q, k, v)[0]
+
+    return make
 
 
 PEERS = {
-    "exact": {"torch SDPA": sdpa(False)},
-    "causal": {"torch SDPA": sdpa(True)},
+    "exact": {"torch SDPA": sdpa(False), "x-transformers": x_transformers(False)},
+    "causal": {"torch SDPA": sdpa(True), "x-transformers": x_transformers(True)},
     "window 512": {
         "local-attention": local_attention,
         "Hugging Face Longformer": longformer,
         "torch SDPA, masked": sdpa_window,
         "torch FlexAttention": flex_window,
     },
-    "LSH, 4 rounds": {"reformer-pytorch": reformer_pytorch},
+    "LSH, 4 rounds": {"reformer-pytorch": reformer_pytorch, "Hugging Face Reformer": huggingface_reformer},
     "FAVOR+, 256 features": {"performer-pytorch": performer_pytorch},
     "Linformer, 256": {"linformer": linformer},
 }

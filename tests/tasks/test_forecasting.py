@@ -117,8 +117,9 @@ def test_loss_is_the_mean_over_the_window_and_in_scores_over_the_horizon():
     assert task.report({"nats": 2.0, "rho_0.5": 1.0}) == {"loss": 2.0, "rho_0.5": 1.0}
 
 
-def test_forecasts_follow_the_scale_of_a_series():
-    task, params = small_task(options__scaling="mean_abs")
+@pytest.mark.parametrize("distribution", ["gaussian", pytest.param("student_t", marks=pytest.mark.slow)])
+def test_forecasts_follow_the_scale_of_a_series(distribution):
+    task, params = small_task(options__scaling="mean_abs", model__distribution=distribution)
     batch = task.examples("test").batch(np.arange(8), None)
     keys = jax.random.split(jax.random.key(0), 8)
     forecast = forecasting(task)
@@ -182,6 +183,16 @@ def test_learns_more_than_last_week_tells_scores_it_and_forecasts_a_file(tmp_pat
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 15 and lines[1].split()[:2] == ["temp_max", "2012-02-10T00:00"]
     assert float(lines[1].split()[3]) == pytest.approx(known["0.5"][0], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_students_distribution_is_learned_too(tmp_path):
+    """Its loss on the days to forecast falls, and draws of heavy tails are still quantiles in order."""
+    config = small_config(steps=60, log_every=20, eval__every=20, eval__test=False, model__distribution="student_t")
+    train(make_task(config), config, str(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["valid/loss"] for row in rows if "valid/loss" in row]
+    assert losses[-1] < losses[0] and 0 < rows[-1]["valid/rho_0.9"] < 3
 
 
 @pytest.mark.parametrize("preset", ["electricity", "traffic_7_days", "etth2", "exchange_rate", "m4_hourly"])

@@ -174,6 +174,14 @@ def test_tiny_presets_train_on_records_in_the_official_form(name, tmp_path, caps
     assert cli.run(predict.main, [f"--workdir={workdir}", str(source)]) == 0
 
 
+@pytest.mark.parametrize("name", ["an4.py", "an4.py:sound", "digits.py:transducer", "digits.py:streaming"])
+def test_every_preset_is_a_task(name):
+    config = load_config(f"configs/conformer_{name}")
+    params = jax.eval_shape(make_task(config).init, jax.random.key(0))
+    assert {"params", "batch_stats"} == params.keys()
+    assert (config.model.chunk_size > 0) == name.endswith("streaming")
+
+
 def test_what_is_too_long_to_train_on_is_scored_all_the_same(tmp_path, capsys):
     write_librispeech(tmp_path)
     settings = dict(data__path=str(tmp_path), options__length=800, options__fill=False)
