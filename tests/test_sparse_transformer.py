@@ -5,12 +5,15 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from effjax import cli, evaluate, generate
+from effjax.models.build import decoder_config, make_decoder
 from effjax.tasks import make_task
 from effjax.training.config import load_config
 from effjax.training.loop import train
+from tests.laws.measure import relative_norm
 
 ENWIK8 = "configs/sparse_transformer_enwik8.py"
 SMALL = {
@@ -50,6 +53,66 @@ def test_weights_are_those_that_the_paper_counts():
     params = jax.eval_shape(make_task(load_config(ENWIK8)).init, jax.random.key(0))
     matrices = [leaf.size for leaf in jax.tree.leaves(params["stack"]) if leaf.ndim > 2]  # the first axis is layers
     assert sum(matrices) == 30 * 12 * 512**2 == 94_371_840
+
+
+IMAGES = {  # sections of models for images, and the weights of a layer by the reference's accounting
+    "CIFAR-10": (
+        dict(d_model=256, d_ff=512, n_heads=2, head_dim=128, n_layers=128),
+        dict(stride=96, qk_head_dim=64),  # a row of 32 pixels; half-size queries and keys
+        (32, 32, 3),
+        2 * 256 * 128 + 2 * 256**2 + 2 * 256 * 512,
+        58.7,
+    ),
+    "ImageNet-64": (
+        dict(d_model=512, d_ff=2048, n_heads=16, head_dim=32, n_layers=48),
+        dict(stride=128),
+        (64, 64, 3),
+        12 * 512**2,
+        151.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_weights_of_the_models_for_images(name):
+    """Invariant 8: 58.7M and 151.0M in the matrices of the blocks, from a section, without memory for any of them."""
+    sizes, strided, grid, layer, millions = IMAGES[name]
+    section = decoder_config(pattern=("strided",))
+    section.update(sizes | dict(positions="factorised"))
+    section.strided.update(strided)
+    section.factorised.shape = grid
+    model = make_decoder(section, vocab_size=256)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    matrices = sum(leaf.size for leaf in jax.tree.leaves(params["stack"]) if leaf.ndim > 2)
+    assert matrices == sizes["n_layers"] * layer and round(matrices / 1e6, 1) == millions
+    assert sum(leaf.size for leaf in jax.tree.leaves(params["positions"])) == sum(grid) * sizes["d_model"]
+
+
+@pytest.mark.slow
+def test_recomputing_activations_changes_no_gradient():
+    """Invariant 9: loss and gradients under patterns whose heads are split and merged, with dropout."""
+
+    def gradients(remat):
+        section = decoder_config(pattern=("strided", "fixed"))
+        section.update(d_model=16, d_ff=32, n_heads=2, head_dim=8, n_layers=4, dropout=0.2, remat=remat)
+        section.strided.update(stride=4, form=("split",))
+        section.fixed.update(block=8, summary=2, form=("merged",))
+        model = make_decoder(section, vocab_size=11)
+        ids = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 21)), jnp.int32)
+        params = jax.jit(model.init)(jax.random.key(0), ids[:1, :1])
+
+        @jax.jit
+        def run(params):
+            rngs = {"dropout": jax.random.key(1)}
+            loss = lambda params: model.apply(params, ids, ids, deterministic=False, rngs=rngs, method="nats")[0].mean()
+            return jax.value_and_grad(loss)(params)
+
+        return run(params), str(jax.make_jaxpr(run)(params)).count("dot_general")
+
+    (plain, products), (again, recomputed) = gradients(False), gradients(True)
+    assert float(plain[0]) == pytest.approx(float(again[0]), rel=1e-6)
+    assert relative_norm(again[1], plain[1]) <= 1e-6
+    assert recomputed > products
 
 
 def test_initial_weights_are_as_wide_as_the_paper_says():

@@ -44,7 +44,8 @@ REFUSED = {
 }
 FULL_MASKS = ("refuse", "padding")
 # What a layer does around the attention itself, with positions or parameters; not to be had in a function of q, k, v.
-AROUND = ("rotary", "n_kv_heads", "use_bias", "qk_kernel", "kernel_size", "relative", "max_global", "redraw_interval")
+AROUND = ("rotary", "n_kv_heads", "use_bias", "qk_head_dim", "qk_kernel", "kernel_size", "relative", "max_global")
+AROUND += ("redraw_interval",)
 
 
 def attention_fn(

@@ -93,29 +93,69 @@ class CausalPattern(PatternAttention):
             raise ValueError("causal=False; this pattern looks back only, True is allowed")
 
 
-class StridedAttention(CausalPattern):
+class NarrowKeys(PatternAttention):
+    """A pattern whose queries and keys may be narrower than its values.
+
+    Attributes:
+      qk_head_dim: width of the heads of queries and keys, by whose root logits are divided; 0: head_dim, the most.
+      and those of `SeparateHeads`.
+
+    Source: Child et al. 2019 (1904.10509), section 7.1: half-size queries and keys for CIFAR-10.
+    """
+
+    qk_head_dim: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.qk_head_dim <= self.head_dim:
+            raise ValueError(
+                f"qk_head_dim={self.qk_head_dim}; 1 to head_dim={self.head_dim}, or 0 for head_dim, is allowed"
+            )
+
+    def setup(self):
+        options, width = dict(use_bias=self.use_bias, dtype=self.dtype), self.qk_head_dim or self.head_dim
+        self.query = to_heads(self.n_heads, width, **options)
+        self.key = to_heads(self.kv_heads, width, **options)
+        self.value = to_heads(self.kv_heads, self.head_dim, **options)
+        self.out = from_heads(self.d_model, **options)
+
+    def attend(self, q, k, v, **kwargs):
+        if self.qk_head_dim:  # the op knows one width: zeros add nothing to a logit
+            narrow = [(0, 0)] * 3 + [(0, self.head_dim - self.qk_head_dim)]
+            q, k, kwargs["scale"] = jnp.pad(q, narrow), jnp.pad(k, narrow), self.qk_head_dim**-0.5
+        return super().attend(q, k, v, **kwargs)
+
+    def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> KeyValueCache:
+        cache = super().initial_state(batch_size, dtype, max_length=max_length)
+        return cache.replace(key=cache.key[..., : self.qk_head_dim or self.head_dim])
+
+
+class StridedAttention(NarrowKeys, CausalPattern):
     """A position sees the last `stride` positions and every `stride`-th one before: cost n (stride + n / stride).
 
     Attributes:
       stride: in tokens, near the square root of the length.
       form: "merged", "split", "local" or "far", see `effjax.ops.patterns.Strided`; layers that take turns have one form
         per block of the period.
-      and those of `SeparateHeads`.
+      inclusive: the last positions reach `stride` back, as the paper writes it; False: `stride` - 1, as in the authors'
+        code. The merged form is the same.
+      and those of `NarrowKeys`.
 
-    Source: Child et al. 2019 (1904.10509), section 4.3.
+    Source: Child et al. 2019 (1904.10509), section 4.3; its code, openai/sparse_attention.
     """
 
     per_block: ClassVar[tuple[str, ...]] = ("form",)
 
     stride: int = 128
     form: str = "merged"
+    inclusive: bool = True
 
     @property
     def pattern(self):
-        return patterns.Strided(self.stride, form=self.form)
+        return patterns.Strided(self.stride, form=self.form, inclusive=self.inclusive)
 
 
-class FixedAttention(PatternAttention):
+class FixedAttention(NarrowKeys):
     """A position sees its own block and the last `summary` cells of those before: cost n (block + summary n / block).
 
     Without `causal` it sees the whole of its block and the summaries of all.
@@ -126,7 +166,7 @@ class FixedAttention(PatternAttention):
       groups: heads in so many groups see different cells.
       form: as in `StridedAttention`.
       global_tokens: without `causal`, the first so many tokens see all and are seen by all.
-      and those of `SeparateHeads`.
+      and those of `NarrowKeys`.
 
     Source: Child et al. 2019 (1904.10509), section 4.3.
     """

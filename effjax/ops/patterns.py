@@ -138,21 +138,21 @@ def _in_form(form, local, far, far_alone, *, causal=True):
 class Strided(Composite):
     """The last `stride` positions, and every `stride`-th one.
 
-    A1 = {i - stride < j <= i}, A2 = {j <= i, (i - j) mod stride = 0}.
+    A1 = {i - stride <= j <= i}, A2 = {j <= i, (i - j) mod stride = 0}.
 
     Attributes:
       stride: near the square root of the length.
       form: "merged" (every head sees A1 and A2), "split" (heads take turns), "local" (A1 only) or "far" (A2 only), for
         layers that take turns.
-      inclusive: A1 reaches `stride` positions back, as the paper writes it, instead of `stride` - 1, as its code does;
-        the merged form is the same.
+      inclusive: A1 reaches `stride` positions back, as the paper writes it; False: `stride` - 1, so that it holds
+        `stride` positions, as in the authors' code. The merged form is the same: A2 has that position in any case.
 
-    Source: Child et al. 2019 (arXiv 1904.10509), section 4.3.
+    Source: Child et al. 2019 (arXiv 1904.10509), section 4.3; its code, openai/sparse_attention.
     """
 
     stride: int
     form: str = "merged"
-    inclusive: bool = False
+    inclusive: bool = True
 
     def __post_init__(self):
         at_least(1, stride=self.stride)
@@ -160,7 +160,8 @@ class Strided(Composite):
 
     @cached_property
     def rule(self):
-        local = SlidingWindow(self.stride if self.inclusive else self.stride - 1)
+        # Merged, the position that makes the difference belongs to A2 alone: the window need not reach another block.
+        local = SlidingWindow(self.stride if self.inclusive and self.form != "merged" else self.stride - 1)
         return _in_form(self.form, local, *[SameResidue(self.stride)] * 2)
 
 

@@ -85,6 +85,7 @@ def test_full_attends_across_and_decodes_as_flax_does():
         (lambda: attention_fn("light_conv"), "is no attention"),
         (lambda: attention_fn("sparse"), "one of big_bird, fixed, full"),
         (lambda: attention_fn("window", windw=3), "windw: options of 'window' are .*window"),
+        (lambda: attention_fn("strided", qk_head_dim=1), "qk_head_dim: options of 'strided' are .*inclusive"),
         (lambda: attention_fn("window", window=0), "window is -1"),
         (lambda: attention_fn("full", full_mask="all"), "full_mask='all'; one of refuse, padding"),
         (lambda: attention_fn("nystromformer", causal=True), "mixes the whole sequence"),

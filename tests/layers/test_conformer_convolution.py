@@ -1,6 +1,7 @@
 """Conformer's convolution module: within Hugging Face's encoder with gradients, and what keeps padding out of it."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,14 @@ from jax.sharding import PartitionSpec as P
 from effjax.layers import ConformerConvolution
 from effjax.layers.conformer_convolution import MaskedBatchNorm
 from tests.goldens.load import distance, load
+from tests.laws.measure import relative_rms
 
 WIDTH, HEADS, TAPS = 32, 4, 7
 GOLDEN = ConformerConvolution(WIDTH, TAPS, activation="gelu_exact", use_bias=False)
 
 
-def module(weights, prefix, x, train):
-    """Our module with the peer's weights, which knows no padding: there it runs over whatever stands at such places."""
+def module(weights, prefix, x, keep, train):
+    """Our module with the peer's weights."""
     kernels = {name: weights[f"{prefix}{name}.weight"][..., 0].T for name in ("pointwise_conv1", "pointwise_conv2")}
     params = {
         "inner": {"kernel": kernels["pointwise_conv1"].reshape(WIDTH, 2, WIDTH)},
@@ -30,7 +32,7 @@ def module(weights, prefix, x, train):
         "variance": weights[f"{prefix}batch_norm.running_var"],
     }
     variables = {"params": params, "batch_stats": {"norm": running}}
-    return GOLDEN.apply(variables, x, deterministic=not train, mutable=["batch_stats"])[0][0]
+    return GOLDEN.apply(variables, x, padding_mask=keep, deterministic=not train, mutable=["batch_stats"])[0][0]
 
 
 def attention(weights, prefix, x, keep, table):
@@ -55,7 +57,9 @@ def attention(weights, prefix, x, keep, table):
     return linear(y, "linear_out")
 
 
-def encoder(weights, x, keep, table, train):
+def encoder(weights, x, keep, table, train, masked=False):
+    """The peer's encoder around our module, which knows of the padding if `masked`."""
+
     def norm(x, name):
         x = (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
         return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
@@ -70,7 +74,7 @@ def encoder(weights, x, keep, table, train):
         x = x + 0.5 * feed(norm(x, f"{layer}ffn1_layer_norm"), f"{layer}ffn1")
         x = x + attention(weights, f"{layer}self_attn.", norm(x, f"{layer}self_attn_layer_norm"), keep, table)
         conv = f"{layer}conv_module."
-        x = x + module(weights, conv, norm(x, f"{conv}layer_norm"), train)
+        x = x + module(weights, conv, norm(x, f"{conv}layer_norm"), keep if masked else None, train)
         x = x + 0.5 * feed(norm(x, f"{layer}ffn2_layer_norm"), f"{layer}ffn2")
         x = norm(x, f"{layer}final_layer_norm")
     return norm(x, "layer_norm")
@@ -93,6 +97,10 @@ def encoder(weights, x, keep, table, train):
     ],
 )
 def test_within_hugging_face_encoder(name, variant):
+    """The peer's module knows no padding: with "eval_masked" it runs over what attention and feed-forward networks left
+    at padded places, and takes that into its neighbours. Ours, told of the padding, would not, so here it is not told;
+    the test that follows tells it.
+    """
     golden = load(f"hf_conformer_{name}")
     inputs = golden["inputs"]
     keep = inputs["keep"] if variant == "eval_masked" else np.ones(inputs["keep"].shape, bool)
@@ -112,6 +120,36 @@ def test_within_hugging_face_encoder(name, variant):
     largest = max((np.abs(array).max() for array in theirs.values()), default=0)
     for key, array in theirs.items():  # those of the keys' biases are 0 but for rounding
         assert np.abs(weight_grads[key] - array).max() <= 1e-5 * max(np.abs(array).max(), 0.1 * largest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["relative", "rotary"])
+def test_told_of_the_padding_within_hugging_face_encoder(name):
+    """Theirs where nothing is padded; where something is, what the frames that are there give by themselves."""
+    golden = load(f"hf_conformer_{name}")
+    x, keep = golden["inputs"]["x"], golden["inputs"]["keep"]
+    cotangent = golden["inputs"]["cotangent"]["eval_masked"] * keep[..., None]
+    weights = {key: jnp.asarray(array) for key, array in golden["weights"].items()}
+    lengths = keep.sum(1)
+    assert lengths[0] == keep.shape[1] and 0 < lengths[1] < keep.shape[1]
+
+    @functools.partial(jax.jit, static_argnames="masked")
+    def run(x, keep, cotangent, masked):
+        table = None
+        if name == "relative":
+            cut = len(golden["inputs"]["x"][0]) - x.shape[1]  # distances run from + (T-1) to - (T-1)
+            table = golden["inputs"]["positions"][:, cut : golden["inputs"]["positions"].shape[1] - cut]
+        out, pull = jax.vjp(lambda x: encoder(weights, x, keep, table, False, masked=masked), x)
+        return out, pull(cotangent)[0]
+
+    ours = run(x, keep, cotangent, True)
+    for mine, theirs in zip(ours, (golden["outputs"]["eval_masked"]["out"], golden["grads"]["eval_masked"]["x"])):
+        assert distance(mine[0], theirs[0])[1] <= 1e-5
+        assert distance(mine[1, : lengths[1]], theirs[1, : lengths[1]])[1] > 1e-3
+    there = slice(0, lengths[1])
+    alone = run(x[1:, there], keep[1:, there], cotangent[1:, there], False)
+    for mine, expected in zip(ours, alone):
+        assert distance(mine[1, there], expected[0])[1] <= 1e-5
 
 
 LENGTHS = (13, 6, 1)
@@ -216,6 +254,58 @@ def test_a_causal_module_streams():
         y, state = step(variables(), piece, state)
         pieces.append(y)
     np.testing.assert_allclose(np.concatenate(pieces, 1), whole, atol=1e-6)
+
+
+def test_documents_are_kept_apart():
+    """In evaluation: another document changes no bit of one, no gradient crosses, and each equals itself alone."""
+    x, cuts = frames((2, 13)), (0, 5, 13)
+    segments = jnp.asarray(np.repeat([3, 1], np.diff(cuts))[None].repeat(2, axis=0))
+    run = jax.jit(functools.partial(LAYER.apply, variables()))
+    together = lambda x: run(x, segment_ids=segments)[0]
+    y = together(x)
+    for start, stop in itertools.pairwise(cuts):
+        own = np.s_[:, start:stop]
+        moved = together((-2 * x).at[own].set(x[own]))
+        np.testing.assert_array_equal(moved[own], y[own])
+        np.testing.assert_allclose(y[own], run(x[own])[0], atol=1e-6)
+        gradient = np.array(jax.grad(lambda x, own=own: jnp.sum(together(x)[own] ** 2))(x))
+        assert gradient[own].any()
+        gradient[own] = 0
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["evaluation", "training"])
+def test_large_bfloat16_stays_finite(train):
+    """Frames of 1e3, forward and backward, and within 2e-2 of float32 where they are of 1."""
+    layer, own = LAYER.clone(dtype=jnp.bfloat16), variables()
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(layer, x):
+        def loss(params, x):
+            changed = own | {"params": params}
+            (y, _), _ = layer.apply(changed, x, padding_mask=KEEP, deterministic=not train, mutable=["batch_stats"])
+            return jnp.sum(y.astype(jnp.float32) * jnp.cos(jnp.arange(y.size).reshape(y.shape))), y
+
+        (_, y), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(own["params"], x)
+        return y, gradients
+
+    large = run(layer, (1e3 * jnp.clip(frames(), -1, 1)).astype(jnp.bfloat16))
+    assert large[0].dtype == jnp.bfloat16
+    assert all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(large))
+    x = frames().astype(jnp.bfloat16)
+    rough, exact = run(layer, x)[0], run(LAYER, x.astype(jnp.float32))[0]
+    assert relative_rms(rough, exact) <= 2e-2
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 5])
+def test_lengths_about_the_kernel_are_the_beginning_of_a_causal_pass(length):
+    """The future changes nothing, and a sequence may be shorter than the kernel."""
+    layer, x = LAYER.clone(causal=True), frames((2, 13))
+    run = jax.jit(functools.partial(layer.apply, variables()))
+    whole, changed = run(x)[0], run(x.at[:, length:].multiply(-2))[0]
+    np.testing.assert_array_equal(changed[:, :length], whole[:, :length])
+    assert not np.array_equal(changed[:, length], whole[:, length])
+    np.testing.assert_allclose(run(x[:, :length])[0], whole[:, :length], atol=1e-6)
 
 
 @pytest.mark.parametrize(

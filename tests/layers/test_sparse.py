@@ -15,6 +15,7 @@ D_MODEL, LENGTH = 16, 45
 CAUSAL = {
     "strided": functools.partial(StridedAttention, stride=6),
     "strided, heads split": functools.partial(StridedAttention, stride=6, form="split"),
+    "strided, narrow keys": functools.partial(StridedAttention, stride=6, form="split", qk_head_dim=4),
     "fixed": functools.partial(FixedAttention, block=8, summary=2),
     "fixed, summary only": functools.partial(FixedAttention, block=8, summary=2, form="far"),
     "log-sparse": functools.partial(LogSparseAttention, local=2),
@@ -51,6 +52,37 @@ def test_outputs_depend_on_what_the_pattern_allows(name):
     layer, _ = build(name)
     allowed = np.any([layer.pattern.dense(30, head) for head in range(2)], axis=0)
     assert np.array_equal(influence(name) | np.eye(30, dtype=bool), allowed | np.eye(30, dtype=bool))
+
+
+def test_the_local_heads_reach_as_far_as_the_paper_says_or_as_its_code():
+    for inclusive, reach in ((True, 6), (False, 5)):  # the paper's {i - l, ..., i}; the code's last l positions
+        layer = StridedAttention(D_MODEL, 2, 8, stride=6, form="split", inclusive=inclusive)
+        assert np.flatnonzero(layer.pattern.dense(30, 0)[20]).tolist() == list(range(20 - reach, 21))
+        assert np.flatnonzero(layer.pattern.dense(30, 1)[20]).tolist() == [2, 8, 14, 20]
+    assert StridedAttention(D_MODEL, 2, 8).inclusive
+
+
+def test_narrow_keys_are_the_equation():
+    """Logits over the root of the width that queries and keys have, values as wide as ever; the cache is as narrow."""
+    layer, params = build("strided, narrow keys")
+    weights = {name: np.asarray(leaf["kernel"], np.float64) for name, leaf in params["params"].items()}
+    assert {name: kernel.shape for name, kernel in weights.items() if name != "out"} == {
+        "query": (D_MODEL, 2, 4),
+        "key": (D_MODEL, 2, 4),
+        "value": (D_MODEL, 2, 8),
+    }
+    x = tokens(20)
+    q, k, v = (
+        np.einsum("btd,dnh->bnth", np.asarray(x, np.float64), weights[name]) for name in ("query", "key", "value")
+    )
+    visible = np.stack([layer.pattern.dense(20, head) for head in range(2)])
+    logits = np.where(visible, q @ k.swapaxes(2, 3) / 2, -np.inf)
+    chances = np.exp(logits - logits.max(-1, keepdims=True))
+    mixed = chances / chances.sum(-1, keepdims=True) @ v
+    expected = np.einsum("bnth,nhd->btd", mixed, weights["out"])
+    np.testing.assert_allclose(jax.jit(layer.apply)(params, x)[0], expected, atol=1e-5)
+    state = layer.initial_state(3, max_length=20)
+    assert state.key.shape == (3, 20, 2, 4) and state.value.shape == (3, 20, 2, 8)
 
 
 def test_convolution_widens_what_is_seen_and_stays_causal():
@@ -98,7 +130,7 @@ def stream(layer, params, x, pieces):
     return np.concatenate(outputs, axis=1)
 
 
-QUICK = ("fixed", "convolved log-sparse", "window with linear biases")
+QUICK = ("fixed", "strided, narrow keys", "convolved log-sparse", "window with linear biases")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +186,7 @@ def test_dropout_of_a_stream_differs_from_piece_to_piece(monkeypatch):
         (lambda **sizes: StridedAttention(stride=0, **sizes), "stride is 0"),
         (lambda **sizes: StridedAttention(form="both", **sizes), "form is 'both'"),
         (lambda **sizes: StridedAttention(causal=False, **sizes), "causal=False; this pattern looks back only"),
+        (lambda **sizes: StridedAttention(qk_head_dim=9, **sizes), "qk_head_dim=9; 1 to head_dim=8, or 0"),
         (lambda **sizes: FixedAttention(block=8, summary=9, **sizes), "summary is 9"),
         (lambda **sizes: LogSparseAttention(local=0, **sizes), "local is 0"),
         (lambda **sizes: LogSparseAttention(qk_kernel=0, **sizes), "qk_kernel=0; 1 or more"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from effjax.layers import TransformerXLAttention
+from effjax.models.build import decoder_config, make_decoder
 from effjax.ops.full import full_attention
 from effjax.ops.positions import sinusoidal_positions
 from tests.ops.relative_oracle import dense
@@ -65,6 +66,38 @@ def by_definition(params, x, visible, clamp=None):
     projected = (heads(name, x) for name in ("query", "key", "value"))
     y, _ = dense(*projected, rel, weights["content_bias"], weights["position_bias"], visible=visible[None, None])
     return jnp.einsum("btnh,nhd->btd", y, weights["out"]["kernel"])
+
+
+@functools.cache
+def three_layers():
+    """A decoder of several layers whose memory holds all of a text, its parameters, the text, and its losses."""
+    section = decoder_config(pattern=("transformer_xl",))
+    section.update(d_model=WIDTH, d_ff=32, n_heads=2, head_dim=8, n_layers=3, positions="none", norm="post")
+    section.transformer_xl.update(memory_length=256)
+    assert not section.transformer_xl.same_length and not section.transformer_xl.clamp_length
+    model = make_decoder(section, vocab_size=11)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype) / 2, shapes)
+    ids = rng.integers(0, 11, (2, 257)).astype(np.int32)
+    run = jax.jit(functools.partial(model.apply, method="nats"))
+    return model, params, ids, run, run(params, ids[:, :-1], ids[:, 1:])[0]
+
+
+@pytest.mark.parametrize("pieces", [[64] * 4, [128] * 2, pytest.param([256], marks=pytest.mark.slow)], ids=str)
+def test_invariants_3_and_8_losses_of_any_segments_are_those_of_one_pass(pieces):
+    """Three layers without same_length, the memory as long as the text: T = 64 x 4 and T = 128 x 2, token by token."""
+    model, params, ids, run, whole = three_layers()
+    empty = model.initial_state(2, max_length=256)
+    state, start, nats = empty, 0, []
+    for length in pieces:
+        tokens, targets = ids[:, start : start + length], ids[:, start + 1 : start + length + 1]
+        loss, state = run(params, tokens, targets, state)
+        nats.append(loss)
+        start += length
+    assert close(np.concatenate(nats, axis=1), whole)
+    if len(pieces) > 1:  # without what stands before it, the last piece has another loss
+        assert not close(run(params, tokens, targets, empty)[0], nats[-1], 1e-2)
 
 
 def test_a_short_memory_is_seen_whole_from_every_place_of_a_piece():

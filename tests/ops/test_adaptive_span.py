@@ -167,7 +167,7 @@ def test_the_oracles_mask_is_the_originals():
 
 
 def original_layer(h, cache, key_pe, weights):
-    """The attention of the original from its own parameters."""
+    """The attention of the original from its own parameters, and what its layer of persistent memory adds: a norm."""
     project = lambda x, name: (x @ weights[f"attn.proj_{name}.weight"].T).reshape(*x.shape[:2], 2, 8)
     span, persistent = jnp.full(2, 24.0), None
     if "attn.attn.adaptive_span._mask.current_val" in weights:
@@ -179,16 +179,26 @@ def original_layer(h, cache, key_pe, weights):
     q, k, v = project(h, "query"), project(rows, "key"), project(rows, "val")
     p, sizes = key_pe[0].T[::-1], dict(ramp=4, max_span=24)
     y = adaptive_span_attention(q, k, v, span=span, rel_embedding=p, persistent=persistent, **sizes)
-    return y.reshape(h.shape) @ weights["attn.proj_out.weight"].T
+    y = y.reshape(h.shape) @ weights["attn.proj_out.weight"].T
+    if "norm1.weight" not in weights:
+        return y
+    x = h + y
+    x = (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
+    return x * weights["norm1.weight"] + weights["norm1.bias"]
+
+
+QUICK_VARIANTS = ("span_memory_layer", "span_attention")
+SLOW_VARIANTS = ("span_memory_attention", "plain_attention")
 
 
 @pytest.mark.parametrize(
-    "variant", ["span_memory_attention", "span_attention", pytest.param("plain_attention", marks=pytest.mark.slow)]
+    "variant", [*QUICK_VARIANTS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_VARIANTS)]
 )
 def test_equals_the_original_with_gradients(variant):
+    """Its other layers, which have no persistent memory: tests/layers/test_adaptive_span.py."""
     golden = load("adaptive_span")
     inputs, expected = golden["inputs"], golden["weight_grads"][variant]
-    weights = {name: jnp.asarray(golden["weights"][variant.removesuffix("_attention")][name]) for name in expected}
+    weights = {name: jnp.asarray(golden["weights"][variant.rsplit("_", 1)[0]][name]) for name in expected}
     arrays = *(jnp.asarray(inputs[name]) for name in ("h", "cache", "key_pe")), weights
     out, *grads, weight_grads = value_and_grads(original_layer, arrays, jnp.asarray(inputs["cotangent"][variant]))
     assert distance(out, golden["outputs"][variant]["out"])[1] <= 1e-5

@@ -107,6 +107,38 @@ def test_the_future_changes_nothing_bit_for_bit(implementation):
 
 
 @both
+def test_what_is_added_to_all_logits_of_a_query_changes_nothing(implementation):
+    """Invariant 2: one number a query by the bias, and q_i . u by a vector u that is added to every key."""
+    with jax.enable_x64(True):
+        q, k, v, g = random_arrays(*[(2, 300, 2, 8)] * 4)
+        f = partial(full_attention, causal=True, implementation=implementation)
+        expected = value_and_grads(f, (q, k, v), g)
+        numbers, u = random_arrays((2, 2, 300, 1), (1, 1, 2, 8), seed=1)
+        bias = jnp.broadcast_to(30 * numbers, (2, 2, 300, 300))
+        assert_close(value_and_grads(partial(f, bias=bias), (q, k + 5 * u, v), g), expected, 1e-11)
+
+
+@both
+def test_the_order_of_tokens_is_not_seen(implementation):
+    """Invariant 2: permuted queries, keys, values and padding give permuted outputs and gradients; any order of the
+    keys gives the same."""
+    with jax.enable_x64(True):
+        q, k, v, g = random_arrays(*[(2, 300, 2, 8)] * 4)
+        rng = np.random.default_rng(1)
+        there, order, others = rng.random((2, 300)) > 0.2, rng.permutation(300), rng.permutation(300)
+        f = lambda mask, *arrays: value_and_grads(
+            partial(full_attention, padding_mask=jnp.asarray(mask), implementation=implementation),
+            arrays[:3],
+            arrays[3],
+        )
+        out, grad_q, grad_k, grad_v = f(there, q, k, v, g)
+        moved = f(there[:, order], *(x[:, order] for x in (q, k, v, g)))
+        assert_close(moved, [x[:, order] for x in (out, grad_q, grad_k, grad_v)], 1e-12)
+        shuffled = f(there[:, others], q, k[:, others], v[:, others], g)
+        assert_close(shuffled, [out, grad_q, grad_k[:, others], grad_v[:, others]], 1e-12)
+
+
+@both
 @pytest.mark.parametrize("length", [1, 257, 521])
 def test_every_length(length, implementation):
     with jax.enable_x64(True):

@@ -38,7 +38,8 @@ PATTERNS = {
     "global positions": GlobalTokens((0, 17, 18, 40)) & Causal(),
     "sinks": streaming(6, sinks=2),
     "strided": Strided(8),
-    "strided, heads split": Strided(8, form="split", inclusive=True),
+    "strided, heads split": Strided(8, form="split"),
+    "strided, heads split, as in the code": Strided(8, form="split", inclusive=False),
     "fixed": Fixed(8, 2),
     "fixed, heads in groups": Fixed(12, 3, groups=3),
     "fixed, summary only": Fixed(8, 3, form="far"),
@@ -153,9 +154,10 @@ def lower(length):
     return np.tri(length, dtype=bool)
 
 
+@pytest.mark.parametrize("inclusive", [True, False], ids=["paper", "code"])
 @pytest.mark.parametrize("length", [64, 50, 33])
-def test_strided_reaches_everything_in_two_steps_in_either_order(length):
-    local, far = (Strided(8, form=form).dense(length) for form in ("local", "far"))
+def test_strided_reaches_everything_in_two_steps_in_either_order(length, inclusive):
+    local, far = (Strided(8, form=form, inclusive=inclusive).dense(length) for form in ("local", "far"))
     assert np.array_equal(reach(local, far), lower(length))
     assert np.array_equal(reach(far, local), lower(length))
 
@@ -182,11 +184,11 @@ def test_a_union_that_covers_the_length_is_causal():
 def test_row_counts_of_the_sparse_transformer():
     i = np.arange(LENGTH)
     count = lambda pattern: pattern.dense(LENGTH).sum(1).tolist()
-    assert count(Strided(8, form="local")) == np.minimum(i + 1, 8).tolist()
-    assert count(Strided(8, form="local", inclusive=True)) == np.minimum(i + 1, 9).tolist()
+    assert count(Strided(8, form="local")) == np.minimum(i + 1, 9).tolist()  # the paper's i - l <= j
+    assert count(Strided(8, form="local", inclusive=False)) == np.minimum(i + 1, 8).tolist()  # the code's i - l < j
     assert count(Strided(8, form="far")) == (i // 8 + 1).tolist()
     assert count(Fixed(8, 2, form="local")) == (i % 8 + 1).tolist()
-    assert np.array_equal(Strided(8).dense(LENGTH), Strided(8, inclusive=True).dense(LENGTH))
+    assert np.array_equal(Strided(8).dense(LENGTH), Strided(8, inclusive=False).dense(LENGTH))
 
 
 def test_heads_take_turns():
@@ -199,7 +201,8 @@ def test_heads_take_turns():
 
 
 def test_every_query_sees_itself():
-    published = ("sinks", "strided", "strided, heads split", "fixed", "fixed, heads in groups", "fixed, summary only")
+    published = ("sinks", "strided", "strided, heads split", "strided, heads split, as in the code")
+    published += ("fixed", "fixed, heads in groups", "fixed, summary only")
     for name in (*published, "log-sparse", "log-sparse, local and restart", "big bird", "big bird, causal"):
         assert dense(PATTERNS[name]).diagonal(axis1=1, axis2=2).all()
 
@@ -268,7 +271,11 @@ class TestAgainstTheOriginals:
 
     @pytest.mark.parametrize(
         "mode, pattern",
-        [("all", Causal()), ("local", Causal() & SlidingWindow(7)), ("strided", Strided(8, form="far"))],
+        [
+            ("all", Causal()),
+            ("local", Strided(8, form="local", inclusive=False)),
+            ("strided", Strided(8, form="far", inclusive=False)),
+        ],
     )
     def test_position_masks(self, mode, pattern):
         assert np.array_equal(pattern.dense(32), self.golden["outputs"]["mask"][mode] == 1)
@@ -277,8 +284,8 @@ class TestAgainstTheOriginals:
         "mode, pattern",
         [
             ("all", Causal()),
-            ("local", Causal() & SlidingWindow(7)),
-            ("strided", Strided(8, form="far")),
+            ("local", Strided(8, form="local", inclusive=False)),
+            ("strided", Strided(8, form="far", inclusive=False)),
             ("fixed_v1_s1", Fixed(8, 4)),
             ("fixed_v2_s1", Fixed(8, 4, groups=2)),
             ("fixed_v1_s2", Fixed(8, 8)),

@@ -3,7 +3,7 @@
 A new family is a file with a `Family`, one more entry here, and not done before every law beside this package passes.
 """
 
-from tests.laws.families.adaptive_span import ADAPTIVE_SPAN
+from tests.laws.families.adaptive_span import ADAPTIVE_SPAN, DYNAMIC_SPAN
 from tests.laws.families.big_bird import BIG_BIRD
 from tests.laws.families.convolution import DEPTHWISE_CONV, DYNAMIC_CONV, LIGHT_CONV
 from tests.laws.families.family import CHUNK, Family
@@ -25,6 +25,7 @@ FAMILIES = (
     LOCAL,
     LSH,
     ADAPTIVE_SPAN,
+    DYNAMIC_SPAN,
     TRANSFORMER_XL,
     PERFORMER,
     LINFORMER,

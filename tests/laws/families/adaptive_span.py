@@ -2,6 +2,8 @@
 
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from effjax.layers import AdaptiveSpanAttention
@@ -43,4 +45,33 @@ ADAPTIVE_SPAN = Family(
     implementations=("blocked",),  # the other one: tests/ops/test_adaptive_span.py
     both_sides=False,
     check_state=check_state,
+)
+
+
+def computed(arrays):
+    """[B, T, N]: spans from 0 to the greatest, from an input of their own."""
+    wide = jnp.asarray(arrays["u"], jnp.promote_types(arrays["u"].dtype, jnp.float32))
+    return SIZES["max_span"] * jax.nn.sigmoid(wide.mean(-1))
+
+
+def on_computed_spans(function):
+    """An op or an oracle whose spans are those of every position."""
+
+    def of(arrays, frozen, **kwargs):
+        return function(arrays | {"span": computed(arrays)}, frozen, **kwargs)
+
+    return of
+
+
+DYNAMIC_SPAN = Family(
+    name="dynamic_span",
+    sequences=("v", "q", "k", "u"),
+    op=on_arrays(on_computed_spans(op)),
+    oracle=on_computed_spans(oracle),
+    layer=functools.partial(AdaptiveSpanAttention, **SIZES, dynamic=True),
+    parameters=lambda rng: {"rel_embedding": rng.normal(size=(12, WIDTH))},
+    implementations=("blocked",),
+    both_sides=False,
+    check_state=check_state,
+    sibling="adaptive_span",
 )
