@@ -8,6 +8,7 @@ import jax
 
 from effjax.errors import UserError
 from effjax.layers.dense import Compressible
+from effjax.ops.kernels import is_kernel
 
 # What the rules of a configuration are where it has none; the first that matches a path holds.
 DEFAULT_RULES = ((r"(^|/)vocabulary/", False), (r"", True))
@@ -18,7 +19,8 @@ class Kernel:
     """A kernel among the parameters.
 
     Attributes:
-      path: such as `stack/period/mixing_0/mixer/query/kernel`.
+      path: such as `stack/period/mixing_0/mixer/query/kernel`; of parameters that are whole collections
+        `params/encoder/blocks/…`.
       shape: of one layer's kernel.
       layers: length of the leading axis over layers; 0: there is none.
       axes: those (of one layer's kernel) that are contracted; of an embedding the last one.
@@ -45,28 +47,31 @@ def find_kernels(init) -> dict[str, Kernel]:
     Those of norms, positions, biases and convolutions over single channels are none, nor are the small projections that
     choose rather than compute: spans, kernels of dynamic convolutions, random features.
 
+    An axis over layers is what a leaf has beyond the kernel that its module sees inside of a scan, whatever the scan is
+    called.
+
     Args:
-      init: parameters as a function of a key, made by Flax modules.
+      init: parameters as a function of a key, made by Flax modules: those of `params`, or whole collections, one of
+        which is `params`.
     """
     found = {}
 
     def note(function, args, kwargs, context):
-        module = context.module
+        module, result = context.module, function(*args, **kwargs)
         if isinstance(module, Compressible) and context.method_name == "__call__":
-            found["/".join((*module.path, module.kernel_name))] = module.contracted
-        return function(*args, **kwargs)
+            shape = module.get_variable("params", module.kernel_name).shape
+            found["/".join((*module.path, module.kernel_name))] = tuple(shape), tuple(module.contracted)
+        return result
 
     with nn.intercept_methods(note):
         shapes = jax.eval_shape(init, jax.random.key(0))
-    leaves = {path_of(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
-    stacked = lambda path: "period" in path.split("/")[:-1]
     kernels = {}
-    for path in leaves:
-        if path in found:
-            shape, layers = leaves[path], 0
-            if stacked(path):
-                layers, *shape = shape
-            kernels[path] = Kernel(path, tuple(shape), layers, tuple(found[path]))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        path = path_of(path)
+        if (own := found.get(path.removeprefix("params/"))) is not None:
+            shape, axes = own
+            layers = leaf.shape[0] if leaf.ndim > len(shape) else 0
+            kernels[path] = Kernel(path, shape, layers, axes)
     return kernels
 
 
@@ -109,10 +114,11 @@ def _choice(path: str, rules) -> bool:
 
 
 def map_kernels(params, function, kernels):
-    """Parameters with `function(leaf, kernel)` in place of the leaf of every kernel."""
+    """Parameters with `function(leaf, kernel)` in place of the leaf of every kernel; what stands in a kernel's place
+    already (`effjax.ops.kernels`) counts as a leaf."""
 
     def visit(path, leaf):
         kernel = kernels.get(path_of(path))
         return leaf if kernel is None else function(leaf, kernel)
 
-    return jax.tree_util.tree_map_with_path(visit, params)
+    return jax.tree_util.tree_map_with_path(visit, params, is_leaf=is_kernel)

@@ -43,6 +43,7 @@ class Plan:
         all updates. A unit's score is the sum of its weights', of saliency the absolute value of the sum of w g.
       distribution: "uniform", "global" or "erk".
       sparsity: share of the units of all targets that is pruned in the end; n:m has its own.
+      initial: that of the first pruning, where there are several.
       begin, end, every: prunings take place at updates begin, begin + every, … end, counted from 0, with the sparsity
         of `cubic_sparsities`. n:m prunes at `end` alone.
 
@@ -57,6 +58,7 @@ class Plan:
     method: str = "magnitude"
     distribution: str = "uniform"
     sparsity: float = 0.5
+    initial: float = 0.0
     begin: int = 0
     end: int = 0
     every: int = 1
@@ -82,7 +84,7 @@ class Plan:
         for kernel, structure in self.targets.values():
             shapes += [kernel.shape] * max(kernel.layers, 1)
             units += [structure.units(kernel)] * max(kernel.layers, 1)
-        sparsities = cubic_sparsities(self.sparsity, (self.end - self.begin) // self.every)
+        sparsities = cubic_sparsities(self.sparsity, (self.end - self.begin) // self.every, self.initial)
         return np.array([kept_counts(shapes, units, s, self.distribution) for s in sparsities], np.int32)
 
     def values(self, params: dict, grads: dict, movement: dict) -> dict:

@@ -8,14 +8,13 @@ from effjax.compression.importance import unit_importance
 from effjax.compression.kernels import find_kernels, select
 from effjax.compression.prune import Plan, masked, prune_once, sparsity_of, targets_of
 from effjax.compression.quantize import nbytes
-from effjax.compression.quantizing_run import trained_run, without_compression
+from effjax.compression.quantizing_run import score, trained_run, without_compression, write_smaller
 from effjax.compression.removal import remove
 from effjax.compression.sparsity import check_sparsity
 from effjax.compression.structure import structure_of
 from effjax.errors import UserError
 from effjax.tasks import make_task
-from effjax.training.checkpoints import fingerprint
-from effjax.training.release import check_release, write_release
+from effjax.training.release import check_release
 from effjax.training.workdir import open_workdir
 
 
@@ -85,9 +84,9 @@ def prune_run(
                 raise UserError(f"{workdir}: no head and no neuron is masked in every layer; nothing is removed")
         settings = dict(limit=limit or None, mesh=mesh)
         before = task.evaluate(params, split, **settings)
-        after = make_task(narrow).evaluate(small, split, **settings)
+        after = score(make_task(narrow), small, task, split, **settings)
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
-    disk = write_release(open_workdir(out), narrow, step, small, fingerprint({"params": small}))
+    disk = write_smaller(out, narrow, step, small, task)
     return {
         "before": before,
         "after": after,

@@ -69,8 +69,13 @@ def quantize_params(params, kernels: dict[str, Kernel], mode: str, group: int, a
 
 
 def round_params(params, kernels: dict[str, Kernel], mode: str, group: int):
-    """Parameters whose kernels are rounded when they are used, with straight-through gradients."""
-    return map_kernels(params, lambda leaf, kernel: RoundedKernel(leaf, scheme_of(kernel, mode, group)), kernels)
+    """Parameters whose kernels are rounded when they are used, with straight-through gradients; those that are already
+    stay as they are."""
+
+    def rounded(leaf, kernel):
+        return leaf if is_kernel(leaf) else RoundedKernel(leaf, scheme_of(kernel, mode, group))
+
+    return map_kernels(params, rounded, kernels)
 
 
 def kernel_losses(params, quantized, kernels: dict[str, Kernel]) -> dict[str, float]:

@@ -18,7 +18,8 @@ def trained_run(config, workdir: str, which: str):
     """A run as it is after training, in floats.
 
     Returns:
-      `(config, task, step, params, mesh)`; the configuration is that of the stage in which it ended.
+      `(config, task, step, params, mesh)`; the configuration is that of the stage in which it ended, and the task knows
+      what the run keeps beside its checkpoints.
 
     Raises:
       UserError: the run holds integers already, or there is no such checkpoint.
@@ -28,7 +29,21 @@ def trained_run(config, workdir: str, which: str):
     config = without_compression(config)
     step, params, mesh = restore_on_all_devices(make_task(config), workdir, which)
     config = stage_of_step(config, step).config
-    return config, make_task(config), step, params, mesh
+    task = make_task(config)
+    task.workdir = open_workdir(workdir)
+    return config, task, step, params, mesh
+
+
+def score(task, params, of, split: str, **settings) -> dict:
+    """`task.evaluate`, with what the run of the task `of` keeps beside its checkpoints."""
+    task.workdir = of.workdir
+    return task.evaluate(params, split, **settings)
+
+
+def write_smaller(out: str, config, step: int, params, task) -> int:
+    """Writes a release, with the files of the run that the task it comes from needs; bytes of the parameters' file."""
+    files = tuple(path for path in (task.workdir / name for name in task.files) if path.exists())
+    return write_release(open_workdir(out), config, step, params, fingerprint({"params": params}), files=files)
 
 
 def without_compression(config):
@@ -93,8 +108,8 @@ def quantize_run(
         quantized_config.lock()
         settings = dict(limit=limit or None, mesh=mesh)
         before = task.evaluate(params, split, **settings)
-        after = make_task(quantized_config).evaluate(quantized, split, **settings)
-    disk = write_release(open_workdir(out), quantized_config, step, quantized, fingerprint({"params": quantized}))
+        after = score(make_task(quantized_config), quantized, task, split, **settings)
+    disk = write_smaller(out, quantized_config, step, quantized, task)
     sizes = {"before": nbytes(params), "after": nbytes(quantized), "disk": disk}
     return {
         "mode": mode,

@@ -44,7 +44,8 @@ def remove(config, params, kernels: dict[str, Kernel], kind: str):
         tells its heads apart by their number, so that the narrower model computes something else.
     """
     alive, field = living(params, kernels, kind), FIELDS[kind]
-    before = config.model[field]
+    # A Conformer's d_ff=0 is four times its width.
+    before = config.model[field] or next((mask.shape[1] for mask in alive.values()), 0)
     if not alive or any(mask.shape[1] != before for mask in alive.values()):
         raise UserError(f"config.model.{field}={before} is not what the kernels of this model read: nothing is removed")
     after = max(1, max(int(mask.sum(1).max()) for mask in alive.values()))
@@ -62,8 +63,8 @@ def remove(config, params, kernels: dict[str, Kernel], kind: str):
         if leaf.shape == like.shape:
             return leaf
         path = path_of(path)
-        axes = [i for i, sizes in enumerate(zip(leaf.shape, like.shape)) if sizes == (before, after)]
-        if len(axes) != 1 or leaf.ndim != like.ndim:
+        axes = [i for i, sizes in enumerate(zip(leaf.shape, like.shape)) if sizes[0] != sizes[1]]
+        if leaf.ndim != like.ndim or [(leaf.shape[i], like.shape[i]) for i in axes] != [(before, after)]:
             raise UserError(f"{path} of shape {leaf.shape} would have {like.shape} with {field}={after}: not possible")
         indices = next((own for prefix, own in kept.items() if path.startswith(prefix)), None)
         if indices is None:  # shared by all layers
@@ -86,10 +87,11 @@ def _check_same_function(config, params, narrow, removed, kind) -> None:
     for own, weights in ((config, params), (narrow, removed)):
         task = make_task(own)
         rng = np.random.default_rng(0)
-        batch = {
-            name: jnp.asarray(rng.integers(0, 2, like.shape), like.dtype)
-            for name, like in task.abstract_batch().items()
-        }
+        shapes = task.abstract_batch()
+        batch = {name: jnp.asarray(rng.integers(0, 2, like.shape), like.dtype) for name, like in shapes.items()}
+        for name in batch:
+            if name.endswith("_lengths"):  # of the rows of `inputs` or `labels`: whole, or there is no loss to compare
+                batch[name] = jnp.full_like(batch[name], batch[name.removesuffix("_lengths") + "s"].shape[1])
         carry = task.initial_carry(own.batch_size)
         losses.append(float(jax.jit(lambda w, b, c, task=task: task.loss(w, b, c)[0])(weights, batch, carry)))
     if not np.isclose(*losses, rtol=1e-5):

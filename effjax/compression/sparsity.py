@@ -9,22 +9,27 @@ from effjax.errors import UserError
 DISTRIBUTIONS = ("uniform", "global", "erk")
 
 
-def cubic_sparsities(final: float, steps: int) -> np.ndarray:
-    """`s_i = s_f (1 - (1 - i / steps)^3)` for i = 0 … steps; `[s_f]` for no steps.
+def cubic_sparsities(final: float, steps: int, initial: float = 0.0) -> np.ndarray:
+    """`s_i = s_f + (s_0 - s_f) (1 - i / steps)^3` for i = 0 … steps; `[s_f]` for no steps.
 
     Args:
       final: s_f, in [0, 1).
       steps: prunings after the first.
+      initial: s_0 of the first pruning, from 0 to s_f.
 
     Raises:
-      UserError: a sparsity outside [0, 1).
+      UserError: a sparsity outside [0, 1), or an initial one that is more than the final one.
 
-    Source: Zhu & Gupta 2017 (1710.01878), equation 1 with s_0 = 0.
+    Source: Zhu & Gupta 2017 (1710.01878), equation 1.
     """
     check_sparsity(final)
+    check_sparsity(initial)
+    if initial > final:
+        raise UserError(f"initial sparsity {initial}; no more than the final one, {final}, is allowed")
     if steps == 0:
         return np.array([final])
-    return final * (1.0 - (1.0 - np.arange(steps + 1) / steps) ** 3)
+    done = 1.0 - (1.0 - np.arange(steps + 1) / steps) ** 3
+    return done * final + (1.0 - done) * initial  # both ends exact
 
 
 def check_sparsity(sparsity: float) -> None:

@@ -90,7 +90,7 @@ def reads(kernel: Kernel) -> str:
     """ "heads" or "neurons" where a kernel is what reads them, else ""."""
     if kernel.path.endswith("out/kernel") and len(kernel.axes) == 2:
         return "heads"
-    return "neurons" if kernel.path.endswith("feed_forward/outer/kernel") else ""
+    return "neurons" if re.search(r"(^|/)feed_forward(_\d+)?/outer/kernel$", kernel.path) else ""
 
 
 def keep_greatest(scores: Float[Array, "..."], count) -> Bool[Array, "..."]:

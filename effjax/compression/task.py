@@ -7,6 +7,7 @@ import jax
 from effjax.compression.kernels import find_kernels, select
 from effjax.compression.quantize import MODES, quantize_params, round_params
 from effjax.errors import UserError
+from effjax.layers.small_state import SmallVectors
 from effjax.models.decoder import Decoder
 
 
@@ -25,7 +26,9 @@ class Quantized:
     """What quantization changes of a task.
 
     With `config.quantization.stored` the parameters are integers, to score and generate with. Else they are floats
-    which every use of the model rounds, with straight-through gradients: quantization-aware training.
+    which every use of the model rounds, with straight-through gradients: quantization-aware training. Those methods of
+    the contract (`effjax.tasks`) that apply the model round first and hand rounded parameters on, so that nothing
+    behind them, whatever a task compiles, sees the floats; what changes parameters (`after_update`, `absorb`) does.
     """
 
     def __init__(self, config):
@@ -35,9 +38,21 @@ class Quantized:
         if mode != "none" and (config.quantization.group < 2 or config.quantization.group % 2):
             raise UserError(f"config.quantization.group={config.quantization.group}; 2, 4, 6, … are allowed")
         super().__init__(config)
-        stack = getattr(getattr(self, "model", None), "stack", None)
-        if config.quantization.states and not getattr(stack, "small_states", False):
-            raise UserError(f"config.quantization.states=True: {config.task} has no streams; False is allowed")
+        if config.quantization.states:
+            self._check_states()
+
+    def _check_states(self):
+        """Raises UserError where no stream of the task keeps anything in 8 bits."""
+        settings = "config.quantization.states=True"
+        if not getattr(getattr(self.model, "stack", None), "small_states", False):
+            raise UserError(f"{settings}: {self.config.task} keeps no states in 8 bits; False is allowed")
+        states = jax.eval_shape(lambda: self.model.initial_state(1, self.model.dtype, max_length=1))
+        small = lambda leaf: isinstance(leaf, SmallVectors)
+        if not any(map(small, jax.tree.leaves(states, is_leaf=small))):
+            raise UserError(
+                f"{settings}: streams of config.model.pattern={tuple(self.config.model.pattern)} keep sums and tails, "
+                "neither keys and values nor memories; False is allowed"
+            )
 
     @functools.cached_property
     def kernels(self):
@@ -59,7 +74,7 @@ class Quantized:
         return quantize_params(params, self.kernels, settings.mode, settings.group)
 
     def rounded(self, params):
-        """Parameters as the model uses them."""
+        """Parameters as the model uses them; the same ones of those."""
         settings = self.config.quantization
         if settings.stored or not self.kernels:
             return params
@@ -67,6 +82,9 @@ class Quantized:
 
     def loss(self, params, *args, **kwargs):
         return super().loss(self.rounded(params), *args, **kwargs)
+
+    def evaluate(self, params, *args, **kwargs):
+        return super().evaluate(self.rounded(params), *args, **kwargs)
 
     def continue_text(self, params, *args, **kwargs):
         return super().continue_text(self.rounded(params), *args, **kwargs)

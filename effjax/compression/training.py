@@ -43,6 +43,7 @@ def pruning_plan(task, config) -> Plan:
         method=settings.method,
         distribution=settings.distribution,
         sparsity=settings.sparsity,
+        initial=settings.initial,
         begin=settings.begin,
         end=settings.end,
         every=settings.every,

@@ -111,6 +111,7 @@ class QuantizedKernel:
         y = lax.dot_general(codes, self.codes, dimensions, preferred_element_type=jnp.int32)
         if row_scale.ndim:
             row_scale = row_scale.reshape(*x.shape[: out[0]], *[1] * out[1])
+        row_scale = row_scale.astype(jnp.promote_types(x.dtype, scale.dtype))  # no narrower than the inputs are
         return (y * (row_scale * scale)).astype(dtype or x.dtype)
 
 

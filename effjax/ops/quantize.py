@@ -17,6 +17,8 @@ def scale_of(x: Float[Array, "..."], *, bits: int = 8, axes: tuple[int, ...]) ->
 
     Up to 8 bits it is rounded to bfloat16, which is how it is stored: a code times the scale is then exact in float32,
     and what was quantised once comes out of a second time unchanged. The largest value still lies within half a step.
+    `Q(c x) = c Q(x)` holds bit for bit where c is a power of two, with which rounding to bfloat16 commutes; for another
+    c the scale of c x is rounded anew, and equals c times that of x to a relative 2^-8.
     """
     if not 2 <= bits <= 16:
         raise ValueError(f"bits is {bits}: 2 to 16 are allowed")

@@ -15,9 +15,11 @@ class Task:
     Attributes:
       workdir: the run's directory, where a task keeps what it learned of its data and needs for predictions; None where
         there is none. Whoever trains, scores or predicts sets it.
+      files: names of what it keeps there, which goes with the parameters wherever they go.
     """
 
     workdir = None
+    files: tuple[str, ...] = ()
 
     def at_stage(self, config) -> Self:
         """The task as it is in a stage (`effjax.training.stages`) whose configuration is `config`."""

@@ -60,6 +60,7 @@ class TextToText(ExampleTask):
       UserError: a setting that does not exist or does not fit.
     """
 
+    files = (BYTE_PAIRS,)
     whole_file = True  # a file to predict is one text; otherwise every line is one
 
     def __init__(self, config):

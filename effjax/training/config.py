@@ -78,6 +78,7 @@ FIELDS = (
     ("pruning.structure", "weights", "weights, 2:4 and the like, block:4x4 and the like, heads or neurons"),
     ("pruning.distribution", "uniform", "of the sparsity over kernels: uniform, global or erk"),
     ("pruning.sparsity", 0.5, "share of the prunable weights that is 0 in the end"),
+    ("pruning.initial", 0.0, "that share after the first pruning"),
     ("pruning.begin", 0, "first update that prunes"),
     ("pruning.end", 1000, "update from which the sparsity is whole"),
     ("pruning.every", 100, "updates between two prunings"),

@@ -26,7 +26,9 @@ def check_release(out: epath.Path) -> None:
         raise UserError(f"{out} exists and is not empty; give a new directory")
 
 
-def write_release(out: epath.Path, config, step: int, params, fingerprint: dict[str, int]) -> int:
+def write_release(
+    out: epath.Path, config, step: int, params, fingerprint: dict[str, int], *, files: tuple[epath.Path, ...] = ()
+) -> int:
     """Writes a working directory that `evaluate` and `generate` load; it appears whole or not at all.
 
     Args:
@@ -35,9 +37,10 @@ def write_release(out: epath.Path, config, step: int, params, fingerprint: dict[
       step: the step that the parameters are of.
       params: arrays; integers too.
       fingerprint: from `effjax.training.checkpoints.fingerprint`.
+      files: of the run's directory, local or remote, that go with the parameters, `effjax.tasks.task.Task.files`.
 
     Returns:
-      Bytes of the file.
+      Bytes of the file of parameters.
 
     Raises:
       UserError: see `check_release`; or it cannot be written.
@@ -48,6 +51,8 @@ def write_release(out: epath.Path, config, step: int, params, fingerprint: dict[
     tensors = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     try:
         save_config(epath.Path(aside), config)
+        for file in files:
+            (aside / file.name).write_bytes(file.read_bytes())
         metadata = {"step": str(step), "fingerprint": json.dumps(fingerprint)}
         safetensors.flax.save_file(tensors, aside / FILE, metadata)
         size = (aside / FILE).stat().st_size

@@ -92,6 +92,15 @@ def test_the_schedule_begins_at_zero_ends_at_the_whole_and_grows():
     assert cubic_sparsities(0.5, 0).tolist() == [0.5]
 
 
+def test_a_schedule_that_begins_above_zero_has_both_ends_exactly_and_grows():
+    table = cubic_sparsities(0.9, 7, 0.2)
+    assert table[0] == 0.2 and table[-1] == 0.9 and (np.diff(table) > 0).all()
+    np.testing.assert_allclose(table, [0.9 + (0.2 - 0.9) * (1 - i / 7) ** 3 for i in range(8)])
+    trees, _ = train(plan_of(initial=0.25, sparsity=0.75, begin=1, end=5, every=2), 7)
+    for tree, share in zip(trees, (0, 0.25, 0.25, 0.6875, 0.6875, 0.75, 0.75)):
+        assert zeros(tree) == [round(share * 48)] * 3 + [round(share * 96)]
+
+
 def test_erk_has_the_density_asked_for_and_none_above_one():
     shapes = [(4, 4), (64, 64), (256, 64), (8, 8)]
     sizes = np.array([16, 4096, 16384, 64])
@@ -163,6 +172,8 @@ def test_scores_are_the_hand_values_and_movement_is_the_gradient_of_a_straight_t
     [
         (dict(sparsity=1.0), "sparsity 1.0"),
         (dict(sparsity=-0.1), "sparsity -0.1"),
+        (dict(initial=0.6, sparsity=0.5, end=2), "initial sparsity 0.6; no more than"),
+        (dict(initial=-0.1, end=2), "sparsity -0.1"),
         (dict(method="luck"), "method 'luck'"),
         (dict(distribution="fair"), "distribution 'fair'"),
         (dict(begin=0, end=5, every=2), "every divides"),

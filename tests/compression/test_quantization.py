@@ -14,6 +14,7 @@ from effjax.errors import UserError
 from effjax.layers import MIXERS
 from effjax.models.generation import generate
 from effjax.tasks import make_task
+from tests.compression.families import family_config, masked_config
 from tests.compression.models import tiny_config, tiny_params, tokens, with_settings
 from tests.laws.measure import relative_norm
 
@@ -106,6 +107,44 @@ def test_small_states_hold_a_quarter_and_lose_little_and_no_more_with_time():
         assert error <= 2e-2 if small else error <= 1e-5
     old = {leaf.dtype for leaf in jax.tree.leaves(states[True])}
     assert jnp.int8.dtype in old and nbytes(states[True]) < 0.45 * nbytes(states[False])
+
+
+STREAMED = {  # bytes of a tiny state in 8 bits, at most, per byte in floats
+    "transformer_xl": 0.5,
+    "window": 0.5,
+    "longformer": 0.5,
+    "lsh": 0.6,
+    "adaptive_span": 0.5,
+    "local": 0.5,
+    "log_sparse": 0.7,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STREAMED)
+def test_keys_values_and_memories_of_every_family_stream_in_eight_bits(name):
+    """Against the same stream in floats, in pieces of unlike lengths, past the end of windows and memories."""
+    config, params, ids = tiny_config(name), tiny_params((name,)), tokens(2, 24)
+    outputs, sizes = {}, {}
+    for small in (False, True):
+        model = make_task(with_settings(config, quantization__states=small)).model
+        state, step, pieces = model.initial_state(2, max_length=24), jax.jit(model.apply), []
+        for piece in np.split(ids, [7, 14, 21, 22, 23], axis=1):
+            y, state = step({"params": params}, piece, state)
+            pieces.append(y)
+        outputs[small], sizes[small] = np.concatenate(pieces, 1), nbytes(state)
+        assert (jnp.int8.dtype in {leaf.dtype for leaf in jax.tree.leaves(state)}) == small
+    assert 0 < relative_norm(outputs[True], outputs[False]) <= 3e-2
+    assert sizes[True] <= STREAMED[name] * sizes[False]
+
+
+def test_streams_that_keep_sums_and_models_without_streams_refuse_small_states():
+    for name in ("performer", "light_conv"):
+        with pytest.raises(UserError, match=r"states=True: streams of config\.model\.pattern=.* keep sums and tails"):
+            make_task(with_settings(tiny_config(name), quantization__states=True))
+    for config in (masked_config("linformer"), family_config("forecaster")):
+        with pytest.raises(UserError, match="keeps no states in 8 bits; False is allowed"):
+            make_task(with_settings(config, quantization__states=True))
 
 
 def test_static_scales_are_the_greatest_activations_of_each_layer():

@@ -43,9 +43,24 @@ def test_each_further_bit_halves_the_step_and_sixteen_bits_converge():
     assert errors[-1] < 1e-4 and errors[3] < errors[0] / 4
 
 
-def test_scaling_by_a_power_of_two_scales_the_result():
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("exponent", [-60, -3, 1, 2, 3, 60])
+def test_scaling_by_a_power_of_two_scales_the_result_bit_for_bit(bits, exponent):
+    """`Q(c x) = c Q(x)`. Of other factors the scale is rounded to bfloat16 anew: `test_scaling_by_any_factor_…`."""
+    x, c = jnp.asarray(X), 2.0**exponent
+    (codes, scale), (scaled_codes, scaled) = quantize(x, bits=bits, axes=(0,)), quantize(c * x, bits=bits, axes=(0,))
+    np.testing.assert_array_equal(scaled_codes, codes)
+    np.testing.assert_array_equal(back(scaled_codes, scaled), c * back(codes, scale))
+
+
+@pytest.mark.parametrize("factor", [0.1, 3.0, 7.7])
+def test_scaling_by_any_factor_scales_the_result_within_the_rounding_of_the_scale(factor):
+    """Scales are bfloat16, of 8 significant bits: `s(c x)` is within 2^-8 of `c s(x)`, each being within 2^-9 of what
+    it stands for; both results are within half a step of the same c x."""
     x = jnp.asarray(X)
-    np.testing.assert_array_equal(back(*quantize(8 * x, axes=(0,))), 8 * back(*quantize(x, axes=(0,))))
+    (codes, scale), (scaled_codes, scaled) = quantize(x, axes=(0,)), quantize(factor * x, axes=(0,))
+    np.testing.assert_allclose(scaled, factor * np.asarray(scale), rtol=2**-7.9)
+    assert (np.abs(back(scaled_codes, scaled) - factor * back(codes, scale)) <= 1.01 * factor * np.asarray(scale)).all()
 
 
 def test_a_scale_for_each_column_loses_less_than_one_for_all():
@@ -100,6 +115,31 @@ def test_the_integer_product_is_the_float64_product_of_what_the_integers_stand_f
     exact = jax.lax.dot_general(codes, kernel.codes, DIMENSIONS, preferred_element_type=jnp.int32)
     np.testing.assert_array_equal(exact, np.asarray(codes, np.int64) @ np.asarray(kernel.codes, np.int64))
     assert largest.max() > 2**15  # more than 16 bits were needed
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        Scheme((0,)),
+        Scheme((0,), 4, group=16),
+        Scheme((0,), activations="dynamic"),
+        Scheme((0,), activations="static"),
+    ],
+    ids=["int8", "int4", "dynamic", "static"],
+)
+def test_our_product_of_float64_inputs_is_that_of_the_operands_to_float64(scheme):
+    """Codes, their product and the scales are exact; nothing on the way is narrower than the inputs."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x, w = rng.normal(size=(5, 64)), rng.normal(size=(64, 7)).astype(np.float32)
+        kernel = QuantizedKernel.of(jnp.asarray(w), scheme, jnp.float32(0.02))
+        y = jax.jit(lambda x, kernel: dense_dot(x, kernel, DIMENSIONS))(x, kernel)
+        assert y.dtype == jnp.float64
+        seen = x
+        if scheme.activations != "float":
+            seen = back(*quantize(jnp.asarray(x), axes=(1,), scale=kernel.activation_scale))
+        expected = seen @ np.asarray(kernel.array(jnp.float64))
+        np.testing.assert_allclose(y, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("scheme", [Scheme((0, 1)), Scheme((0, 1), 4, group=16)], ids=["int8", "int4"])
