@@ -6,9 +6,8 @@
 One layer of each family, projections included, is compiled and timed on the default device; calls are interleaved. The
 memory is the compiler's plan, the FLOPs are counted on the jaxpr, and the error is the difference of the outputs from
 those of exact attention with the same projections, where a family has them (of LSH with one for queries and keys). What
-a family overtakes from some length on is `full`, or `full_both_sides` where it looks to both sides. A family that fails,
-or passes --seconds or --memory, is reported and given up; the others go on. Writes comparison.json and pictures to
---output.
+a family overtakes from some length on is `full`, or `full_both_sides` where it looks to both sides. One that fails, or
+passes --seconds or --memory, is reported and given up; the others go on. Writes comparison.json and PNGs to --output.
 """
 
 import dataclasses
