@@ -36,6 +36,7 @@ def main(argv=None) -> None:
     parser.add_argument("--mixers", default=",".join(known), help="with commas (default: %(default)s)")
     parser.add_argument("--seeds", default="0", help="with commas (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=0, help="training steps of a run (default: config.py's)")
+    parser.add_argument("--pooling", default="cls", help="cls, as in the arena, or mean (default: %(default)s)")
     parser.add_argument("--test_examples", type=int, default=1000, help="of the test split (default: %(default)s)")
     parser.add_argument("--workdir", default="runs/lra", help="(default: %(default)s)")
     parser.add_argument("--metrics", default=str(HERE / "metrics"), help="(default: beside this file)")
@@ -48,7 +49,7 @@ def main(argv=None) -> None:
             if not path.exists():
                 config = load_config(f"{CONFIG}:{args.task}").unlock()
                 config.seed, config.mixer, config.data.path = seed, name, args.data
-                config.steps = args.steps or config.steps
+                config.steps, config.options.pooling = args.steps or config.steps, args.pooling
                 task = task.at_stage(config.lock()) if task else make_task(config.lock())  # reads the data once
                 keep_result(path, functools.partial(run, task, args))
 
@@ -66,6 +67,7 @@ def run(task, args) -> dict:
     return {
         "task": args.task,
         "mixer": config.mixer,
+        "pooling": args.pooling,
         "seed": config.seed,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "steps": config.steps,
