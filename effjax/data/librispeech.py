@@ -3,6 +3,7 @@
 import numpy as np
 
 from effjax.data.sound_files import Files, read_sound
+from effjax.data.tfds_records import tfds_source
 from effjax.data.utterances import Utterance
 from effjax.errors import UserError
 
@@ -82,18 +83,9 @@ def _utterance(files: Files, file: str, name: str, transcript: str) -> Utterance
 
 
 def _from_tfds() -> dict[str, list[Utterance]]:
-    """Through `tfds.data_source("librispeech")`, prepared before with `file_format="array_record"`."""
-    import tensorflow_datasets as tfds
-
-    try:
-        sources = tfds.data_source("librispeech", split=TFDS_SPLITS)
-    except Exception as error:  # of many types: no network, not prepared, another file format
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(
-            "librispeech could not be read through TensorFlow Datasets: prepare it once with "
-            "tfds.builder('librispeech', file_format='array_record').download_and_prepare(), or give the folder of its "
-            f"flac archives, --config.data.path= ({reason})"
-        ) from error
+    """Through TensorFlow Datasets, prepared on the first call; sound takes TensorFlow, to prepare and to read. Every
+    recording is read once for its length."""
+    sources = {split: tfds_source("librispeech", parts) for split, parts in TFDS_SPLITS.items()}
     return {split: [_record(source, i) for i in range(len(source))] for split, source in sources.items()}
 
 

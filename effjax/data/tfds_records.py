@@ -3,17 +3,24 @@
 Texts are prepared and read without TensorFlow; pictures are encoded by it when they are prepared, once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from effjax.errors import UserError
 
 
 def tfds_records(name: str, split: str, data_dir: str | None = None) -> Iterator[dict]:
-    """The examples of a split, in the order of its files.
+    """The examples of a split, in the order of its files; see `tfds_source`."""
+    source = tfds_source(name, split, data_dir)
+    for i in range(len(source)):
+        yield source[i]
+
+
+def tfds_source(name: str, split: str, data_dir: str | None = None) -> Sequence[dict]:
+    """The examples of a split, each read when it is asked for.
 
     Args:
       name: of the dataset, such as "cifar10".
-      split: "train", "test", or a part such as "train[:90%]".
+      split: "train", "test", a part such as "train[:90%]", or several with + between them.
       data_dir: where datasets are kept; None: `TFDS_DATA_DIR` or ~/tensorflow_datasets.
 
     Raises:
@@ -29,14 +36,12 @@ def tfds_records(name: str, split: str, data_dir: str | None = None) -> Iterator
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         if not builder.data_path.exists():
             builder.download_and_prepare()
-        source = builder.as_data_source(split=split)
+        return builder.as_data_source(split=split)
     except Exception as error:  # TensorFlow Datasets and its downloader have no common type
         raise UserError(
             f"the dataset {name} could not be had from TensorFlow Datasets ({reason_of(error)}): run once where there "
             "is a network, or give --config.data.path="
         ) from error
-    for i in range(len(source)):
-        yield source[i]
 
 
 def reason_of(error: BaseException) -> str:
