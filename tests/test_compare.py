@@ -12,6 +12,7 @@ from effjax.errors import UserError
 SMALL = ["--d_model=16", "--n_heads=2", "--head_dim=8", "--repeats=1"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_measured(tmp_path, capsys):
     command.main(["--families=full,local", "--lengths=512,1k", "--train", f"--output={tmp_path}", *SMALL])
     report = json.loads((tmp_path / "comparison.json").read_text())

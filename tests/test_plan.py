@@ -76,6 +76,7 @@ def test_a_slice_in_data_parallel_reduces_the_gradient(on_cpu):
     assert step["collectives"]["all-reduce"]["bytes"] == pytest.approx(gradient, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_slice_with_split_parameters_holds_less_and_gathers_them(on_cpu):
     config = small()
     config.mesh.update(data=2, fsdp=4)

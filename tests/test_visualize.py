@@ -183,7 +183,10 @@ def test_soft_windows_fall_over_the_ramp():
     np.testing.assert_allclose(soft_window(2.0, distance, 4), [1, 1, 1, 0.75, 0.5, 0.25, 0, 0])
 
 
-@pytest.mark.parametrize("settings", [dict(), dict(kernel="trigonometric", per_head=True, causal=False)])
+@pytest.mark.parametrize(
+    "settings",
+    [dict(), pytest.param(dict(kernel="trigonometric", per_head=True, causal=False), marks=pytest.mark.slow)],
+)
 def test_the_error_drawn_is_that_of_the_definition(settings):
     rng = np.random.default_rng(0)
     q, k, v = (jnp.asarray(rng.normal(size=(2, 16, 2, 8)), jnp.float32) for _ in range(3))

@@ -48,7 +48,7 @@ def run(variables, x, cotangent, *, encoder, train):
 @pytest.mark.parametrize(
     ("name", "variant"),
     [
-        ("relative", "eval"),
+        pytest.param("relative", "eval", marks=pytest.mark.slow),
         pytest.param("relative", "train", marks=pytest.mark.slow),
         pytest.param("rotary", "eval", marks=pytest.mark.slow),
         ("rotary", "train"),

@@ -75,7 +75,8 @@ def training_step_bytes(residual, n_layers):
     return temp, tree_bytes(state.params), buckets
 
 
-@pytest.mark.parametrize("residual", ["reversible", pytest.param("exact", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("residual", ["reversible", "exact"])
 def test_activations_of_a_reversible_stack_are_flat_in_depth(residual):
     shallow, deep = (training_step_bytes(residual, n_layers) for n_layers in (4, 24))
     activations = [temp - gradients - buckets for temp, gradients, buckets in (shallow, deep)]

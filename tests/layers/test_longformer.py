@@ -129,11 +129,12 @@ def test_relative_windows_equal_their_definition():
     assert distance(grads[1] * padding[..., None], expected_grads[1] * padding[..., None])[1] <= 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
         RELATIVE | dict(frozen=True),
-        pytest.param(dict(window=5, dilation=(1, 3), global_tokens=2), marks=pytest.mark.slow),
+        dict(window=5, dilation=(1, 3), global_tokens=2),
     ],
     ids=["relative", "global"],
 )

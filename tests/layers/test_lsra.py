@@ -171,6 +171,7 @@ def test_kernels_that_sum_to_one(op):
     np.testing.assert_allclose(op(constant, logits(4))[0][:, 3:], constant[:, 3:], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_dynamic_kernels_from_zero_weights_are_a_uniform_average():
     """(e) 3, first half; its second half, two forms of one sum, is tests/ops/test_convolution.py."""
     params, x = initialised(DynamicConvolution(8, 2, 4, kernel_size=3))

@@ -77,6 +77,7 @@ def test_documents_and_padding_are_kept_apart(implementation):
         assert_close(ours, theirs, 1e-12)
 
 
+@pytest.mark.slow
 def test_zero_cache_attends_to_the_rows_before_the_start():
     with jax.enable_x64(True):
         q, k, v, p, g = arrays(9)

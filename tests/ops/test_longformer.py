@@ -181,7 +181,7 @@ def test_layers_see_their_number_times_window_times_dilation(causal):
     assert seen.tolist() == list(range(length // 2 - far, length // 2 + (0 if causal else far) + 1, step))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["blocked", pytest.param("batched", marks=pytest.mark.slow)])
 def test_dropout_has_the_gradient_of_what_it_computes(form):
     """The backward pass by hand against autodiff of the forward pass, under one dropout mask."""
     length = 200

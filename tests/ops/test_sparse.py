@@ -117,7 +117,7 @@ def test_the_future_changes_nothing_bit_for_bit(implementation, small_blocks):
     assert all(not np.asarray(grad[:, cut:]).any() for grad in grads)
 
 
-@both
+@pytest.mark.parametrize("implementation", ["blocked", pytest.param("batched", marks=pytest.mark.slow)])
 def test_grouped_heads_offset_bias_and_dropout(implementation, small_blocks):
     """Keys that query heads share, queries that start late, a differentiable bias and dropout, all at once."""
     queries, keys, offset, rate = 37, 50, 13, 0.25
@@ -208,7 +208,7 @@ def test_transformations_agree(small_blocks):
     assert_close(value_and_grads(scanned, (q, k, v), g), expected, 1e-6)
 
 
-@pytest.mark.parametrize("implementation", ["blocked", "batched"])
+@pytest.mark.parametrize("implementation", ["blocked", pytest.param("batched", marks=pytest.mark.slow)])
 def test_flops_follow_the_pattern(implementation):
     @cache
     def flops(pattern, length):

@@ -156,6 +156,7 @@ def test_language_model_of_wikitext103_trains_and_scores(tmp_path):
     assert [row["step"] for row in rows] == [1, 2] and 1000 < rows[1]["valid/perplexity"] < 20_000
 
 
+@pytest.mark.slow
 def test_loss_of_packed_rows_is_that_of_their_pairs():
     lengths = dict(data__length=48, options__source_length=48)
     task = make_task(small_config("lite_transformer_multi30k", **lengths))
