@@ -1,5 +1,6 @@
 """Pruning in training, around any optax optimizer: masks live in its state, and what is masked stays exactly 0."""
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,15 +72,16 @@ class Plan:
                 f"pruning begin={self.begin}, end={self.end}, every={self.every}: 0 <= begin <= end, and a number of "
                 "updates between them that every divides, is allowed"
             )
-        object.__setattr__(self, "counts", self._kept())  # once, and a sparsity that cannot be had is found out now
+        self.counts  # noqa: B018 - a sparsity that cannot be had is found out now
 
     @property
     def fixed(self) -> bool:
         """Whether the structure says how much is pruned."""
         return any(structure.of for _, structure in self.targets.values())
 
-    def _kept(self) -> np.ndarray:
-        """`counts`: units kept, `[prunings, kernels of all layers]` or `[prunings, 1]` (global), int32."""
+    @functools.cached_property
+    def counts(self) -> np.ndarray:
+        """Units kept, `[prunings, kernels of all layers]` or `[prunings, 1]` (global), int32."""
         shapes, units = [], []
         for kernel, structure in self.targets.values():
             shapes += [kernel.shape] * max(kernel.layers, 1)

@@ -1,27 +1,17 @@
 """Retrieval of the Long Range Arena: do two papers of the ACL Anthology Network cite one another? The official files
 `new_aan_pairs.{train,eval,test}.tsv`: label, two identifiers, two texts, with tabs between them."""
 
-import numpy as np
-
 from effjax.data.labelled import Labelled, Record, collect
 from effjax.data.packed_files import packed_files
-from effjax.data.vocabularies import get_vocabulary
+from effjax.data.text_ids import encode, vocab_size
 from effjax.errors import UserError
+
+__all__ = ["CLASSES", "OPTIONS", "PAIRS", "encode", "load", "records", "vocab_size"]
 
 CLASSES = ("unrelated", "related")
 PAIRS = True
 OPTIONS = {}
 FILES = {"train": ".train.tsv", "valid": ".eval.tsv", "test": ".test.tsv"}
-
-
-def vocab_size(config) -> int:
-    """Ids of `config.data.vocabulary`."""
-    return get_vocabulary(config.data.vocabulary).size
-
-
-def encode(config, text: bytes) -> np.ndarray:
-    """The ids of one of the two texts."""
-    return get_vocabulary(config.data.vocabulary).encode(text)
 
 
 def load(config) -> dict[str, Labelled]:

@@ -21,8 +21,7 @@ DAMAGE = (
     lzma.LZMAError,
     EOFError,
     gzip.BadGzipFile,
-    NotImplementedError,
-    RuntimeError,
+    RuntimeError,  # of zipfile: a password; as NotImplementedError, a way of packing that it does not know
 )
 
 

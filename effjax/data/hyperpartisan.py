@@ -12,23 +12,25 @@ import numpy as np
 
 from effjax.data.labelled import Labelled, Record, collect, hold_out
 from effjax.data.packed_files import packed_files
-from effjax.data.vocabularies import get_vocabulary
+from effjax.data.text_ids import encode, vocab_size
 from effjax.errors import UserError
+
+__all__ = [
+    "CLASSES",
+    "OPTIONS",
+    "article_text",
+    "encode",
+    "fold_of",
+    "load",
+    "read_articles",
+    "read_input",
+    "vocab_size",
+]
 
 CLASSES = ("mainstream", "hyperpartisan")
 OPTIONS = dict(folds=10, fold=0, valid_share=0.1)
 _FILE = re.compile(r"(?:^|/)(articles|ground-truth)-[^/]*byarticle[^/]*\.xml(\.xz)?$")
 _LABELS = {"false": 0, "true": 1}
-
-
-def vocab_size(config) -> int:
-    """Ids of `config.data.vocabulary`."""
-    return get_vocabulary(config.data.vocabulary).size
-
-
-def encode(config, text: bytes) -> np.ndarray:
-    """The ids of an article's text."""
-    return get_vocabulary(config.data.vocabulary).encode(text)
 
 
 def read_input(config, data: bytes) -> bytes:

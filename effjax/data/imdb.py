@@ -2,28 +2,18 @@
 
 import re
 
-import numpy as np
-
 from effjax.data.labelled import Labelled, Record, collect, hold_out
 from effjax.data.packed_files import packed_files
+from effjax.data.text_ids import encode, vocab_size
 from effjax.data.tfds_records import tfds_records
-from effjax.data.vocabularies import get_vocabulary
 from effjax.errors import UserError
+
+__all__ = ["CLASSES", "OPTIONS", "encode", "load", "vocab_size"]
 
 CLASSES = ("negative", "positive")
 OPTIONS = dict(valid_share=0.1)  # of the 25,000 training reviews, held out; 0: the test split, as in the arena's code
 _REVIEW = re.compile(r"(?:^|/)(train|test)/(neg|pos)/(\d+)_\d+\.txt$")
 _LABELS = {"neg": 0, "pos": 1}
-
-
-def vocab_size(config) -> int:
-    """Ids of `config.data.vocabulary`."""
-    return get_vocabulary(config.data.vocabulary).size
-
-
-def encode(config, text: bytes) -> np.ndarray:
-    """The ids of a review."""
-    return get_vocabulary(config.data.vocabulary).encode(text)
 
 
 def load(config) -> dict[str, Labelled]:

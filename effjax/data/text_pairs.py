@@ -17,18 +17,8 @@ MULTI30K = {
     "test_2018": "test_2018_flickr",
 }
 PAIR_FILES = {split: split for split in ("train", "valid", "test")}
-NAMES = (
-    "phrases",
-    "digests",
-    "wikipedia_titles",
-    "wikipedia_leads",
-    "multi30k",
-    "pair_files",
-    "iwslt14",
-    "wmt14",
-    "cnn_dailymail",
-    "arxiv",
-)
+EMBEDDED = ("phrases", "digests", "wikipedia_titles", "wikipedia_leads")
+NAMES = (*EMBEDDED, "multi30k", "pair_files", "iwslt14", "wmt14", "cnn_dailymail", "arxiv")
 
 
 @dataclass(frozen=True)
@@ -92,13 +82,15 @@ def load_text_pairs(name: str, *, path: str = "", source: str = "", target: str 
       source, target: languages, such as "de" and "en", where the corpus has some.
 
     Raises:
-      UserError: an unknown name, or data that cannot be read.
+      UserError: an unknown name, a path for what ships with effjax, or data that cannot be read.
     """
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]
         raise UserError(
             f"config.data.name={name!r}: no corpus of pairs; {', '.join(NAMES)} are; the nearest is {near!r}"
         )
+    if path and name in EMBEDDED:
+        raise UserError(f"{name} ships with effjax and takes no path; for {path} give --config.data.name= too")
     if name in ("phrases", "digests"):
         from effjax.data import phrases
 

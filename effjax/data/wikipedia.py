@@ -6,13 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from effjax.data.archives import read_archive
 from effjax.data.corpus import SAMPLE
 from effjax.data.labelled import Labelled, Record, collect
+from effjax.data.text_ids import encode
 from effjax.data.texts import ENWIK8_SAMPLE
-from effjax.data.vocabularies import get_vocabulary
 from effjax.errors import UserError
 
 SHORTEST = 80  # characters of a line that counts as a paragraph and not as a caption or an item
@@ -81,10 +79,10 @@ def titles(split: str, source: str, target: str) -> tuple[list[str], list[str]]:
     """What the articles are called in two languages, of those that have a name in both.
 
     Raises:
-      UserError: a language in which no article has a name.
+      UserError: a language in which no article has a name, or no article of the split with a name in both.
     """
+    known = {language for articles in read_articles().values() for article in articles for language in article.names}
     for language in (source, target):
-        known = {name for articles in read_articles().values() for article in articles for name in article.names}
         if language not in known:
             raise UserError(f"no article has a title in {language!r}; {', '.join(sorted(known))} are allowed")
     both = [article.names for article in read_articles()[split] if {source, target} <= set(article.names)]
@@ -97,16 +95,6 @@ def leads(split: str) -> tuple[list[str], list[str]]:
     """The articles below their first paragraph, and the first sentence of that one."""
     long = [article.paragraphs for article in read_articles()[split] if len(article.paragraphs) > 1]
     return [" ".join(body) for _, *body in long], [_SENTENCE_END.split(first)[0] for first, *_ in long]
-
-
-def vocab_size(config) -> int:
-    """Ids of `config.data.vocabulary`."""
-    return get_vocabulary(config.data.vocabulary).size
-
-
-def encode(config, text: bytes) -> np.ndarray:
-    """The ids of a paragraph."""
-    return get_vocabulary(config.data.vocabulary).encode(text)
 
 
 def labelled_splits(config, records: Callable[[str], Iterable[Record]]) -> dict[str, Labelled]:

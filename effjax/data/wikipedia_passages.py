@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from effjax.data.labelled import SPLIT_SEED, Labelled, Record
-from effjax.data.wikipedia import SPLITS, encode, labelled_splits, read_articles, vocab_size
+from effjax.data.text_ids import encode, vocab_size
+from effjax.data.wikipedia import SPLITS, labelled_splits, read_articles
 
 __all__ = ["CLASSES", "OPTIONS", "PAIRS", "encode", "load", "vocab_size"]
 

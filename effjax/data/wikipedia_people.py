@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 
 from effjax.data.labelled import Labelled, Record
-from effjax.data.wikipedia import Article, encode, labelled_splits, read_articles, vocab_size
+from effjax.data.text_ids import encode, vocab_size
+from effjax.data.wikipedia import Article, labelled_splits, read_articles
 
 __all__ = ["CLASSES", "OPTIONS", "encode", "is_person", "load", "vocab_size"]
 

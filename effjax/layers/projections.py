@@ -102,10 +102,15 @@ class SeparateHeads(Mixer):
         """Heads K of keys and values."""
         return self.n_kv_heads or self.n_heads
 
+    @property
+    def key_width(self) -> int:
+        """Width of a head of queries and keys."""
+        return self.head_dim
+
     def setup(self):
         options = dict(use_bias=self.use_bias, dtype=self.dtype)
-        self.query = to_heads(self.n_heads, self.head_dim, **options)
-        self.key = to_heads(self.kv_heads, self.head_dim, **options)
+        self.query = to_heads(self.n_heads, self.key_width, **options)
+        self.key = to_heads(self.kv_heads, self.key_width, **options)
         self.value = to_heads(self.kv_heads, self.head_dim, **options)
         self.out = from_heads(self.d_model, **options)
 

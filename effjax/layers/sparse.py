@@ -112,22 +112,19 @@ class NarrowKeys(PatternAttention):
                 f"qk_head_dim={self.qk_head_dim}; 1 to head_dim={self.head_dim}, or 0 for head_dim, is allowed"
             )
 
-    def setup(self):
-        options, width = dict(use_bias=self.use_bias, dtype=self.dtype), self.qk_head_dim or self.head_dim
-        self.query = to_heads(self.n_heads, width, **options)
-        self.key = to_heads(self.kv_heads, width, **options)
-        self.value = to_heads(self.kv_heads, self.head_dim, **options)
-        self.out = from_heads(self.d_model, **options)
+    @property
+    def key_width(self) -> int:
+        return self.qk_head_dim or self.head_dim
 
     def attend(self, q, k, v, **kwargs):
         if self.qk_head_dim:  # the op knows one width: zeros add nothing to a logit
-            narrow = [(0, 0)] * 3 + [(0, self.head_dim - self.qk_head_dim)]
-            q, k, kwargs["scale"] = jnp.pad(q, narrow), jnp.pad(k, narrow), self.qk_head_dim**-0.5
+            wider = [(0, 0)] * 3 + [(0, self.head_dim - self.key_width)]
+            q, k, kwargs["scale"] = jnp.pad(q, wider), jnp.pad(k, wider), self.key_width**-0.5
         return super().attend(q, k, v, **kwargs)
 
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32, *, max_length: int) -> KeyValueCache:
         cache = super().initial_state(batch_size, dtype, max_length=max_length)
-        return cache.replace(key=cache.key[..., : self.qk_head_dim or self.head_dim])
+        return cache.replace(key=cache.key[..., : self.key_width])
 
 
 class StridedAttention(NarrowKeys, CausalPattern):

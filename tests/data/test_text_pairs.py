@@ -215,6 +215,8 @@ def test_toy_sentences_are_the_same_every_time():
     assert splits["test"].source == back["test"].target and splits["test"].source[0] != splits["valid"].source[0]
     document, summary = (getattr(load_text_pairs("digests")["test"], side)[0] for side in ("source", "target"))
     assert all(f"Note : {line}" in document for line in summary.split("\n"))
+    with pytest.raises(UserError, match="digests ships with effjax and takes no path; for somewhere give"):
+        load_text_pairs("digests", path="somewhere")
     with pytest.raises(UserError, match="phrases are in de and en"):
         load_text_pairs("phrases", source="de", target="fr")["train"]
 
