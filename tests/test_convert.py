@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import effjax
 import effjax.convert
 import effjax.evaluate
 import effjax.generate
 from effjax import cli
 from effjax.data.vocabularies import get_vocabulary
 from effjax.errors import UserError
-from effjax.interop import import_state_dict
+from effjax.interop import import_conformer, import_led, import_state_dict
 from effjax.interop.files import read_checkpoint
 from effjax.interop.reformer import REFORMER
 from effjax.interop.rules import to_theirs
@@ -37,6 +38,16 @@ REFORMER_JSON = {
     "axial_pos_shape": [4, 16],
     "axial_pos_embds_dim": [4, 12],
     "local_attention_probs_dropout_prob": 0.0,
+}
+
+CONFORMER_JSON = {
+    "model_type": "wav2vec2-conformer",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "conv_depthwise_kernel_size": 7,
+    "position_embeddings_type": "rotary",
 }
 
 
@@ -87,6 +98,47 @@ def test_there_and_back_changes_no_bit(tmp_path, capsys):
         np.testing.assert_array_equal(tensor, before[name])
     assert convert(f"--from={theirs}", f"--to={ours}") == 1
     assert "exists; nothing is overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["led", "wav2vec2-conformer"])
+def test_what_no_task_trains_becomes_a_folder_with_its_model(name, tmp_path, capsys):
+    if name == "led":
+        golden = load("hf_led")
+        settings, weights = golden["story"]["settings"], golden["weights"]
+        *_, model, params = import_led(settings, weights)
+    else:
+        settings, weights = CONFORMER_JSON, load("hf_conformer_rotary")["weights"]
+        model, params = import_conformer(settings, weights)
+    theirs, ours, back = write(tmp_path / "theirs", settings, weights), tmp_path / "ours", tmp_path / "back"
+    assert convert(f"--from={theirs}", f"--to={tmp_path / 'no'}", "--vocabulary=bytes") == 1
+    assert f"no task here reads a {name}" in capsys.readouterr().err
+    assert convert(f"--from={theirs}", f"--to={ours}") == 0
+    assert f"{name}, for effjax.load_model" in capsys.readouterr().out
+    again, loaded = effjax.load_model(str(ours))
+    assert str(again) == str(model)
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    assert convert(f"--from={ours}", f"--to={back}") == 0
+    written, tensors = read_checkpoint(str(back))
+    assert all(written[key] == value for key, value in settings.items() if key in written)
+    prefix = "" if name == "led" else "encoder."
+    assert tensors and all(np.array_equal(x, weights[key.removeprefix(prefix)]) for key, x in tensors.items())
+
+    with pytest.raises(UserError, match="checkpoint='best'; 'latest' only"):
+        effjax.load_model(str(ours), "best")
+    with pytest.raises(UserError, match="has no configuration: fields"):
+        effjax.load_model(str(ours), fields=(("model.d_ff", 3),))
+    arrays = safetensors.numpy.load_file(ours / "params.safetensors")
+    lost = sorted(arrays)[0]
+    del arrays[lost]
+    safetensors.numpy.save_file(arrays | {"params/more": np.zeros(3)}, ours / "params.safetensors")
+    with pytest.raises(UserError, match=rf"{lost} absent, expected float32.*params/more float64\[3\], expected absent"):
+        effjax.load_model(str(ours))
+    (ours / "params.safetensors").write_bytes(b"nothing")
+    assert convert(f"--from={ours}", f"--to={tmp_path / 'no'}") == 1
+    assert "params.safetensors cannot be read" in capsys.readouterr().err
+    assert cli.run(effjax.evaluate.main, [f"--workdir={ours}"]) == 1
+    assert "holds no run" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "ours", "theirs"]
 
 
 def test_ids_without_a_text_are_an_error_where_text_is_asked_for():

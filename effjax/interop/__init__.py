@@ -3,14 +3,14 @@
 | `model_type` | read | written | models |
 |---|---|---|---|
 | longformer | yes | yes | LongformerModel, LongformerForMaskedLM |
-| led | yes | yes | LEDForConditionalGeneration, in Python alone |
+| led | yes | yes | LEDForConditionalGeneration |
 | big_bird | yes | yes | BigBirdModel, BigBirdForMaskedLM |
 | reformer | yes | no | ReformerModelWithLMHead, ReformerForMaskedLM |
-| wav2vec2-conformer | yes | yes | the encoder of Wav2Vec2ConformerModel, in Python alone |
+| wav2vec2-conformer | yes | yes | the encoder of Wav2Vec2ConformerModel |
 | transfo-xl | yes | no | TransfoXLLMHeadModel |
 
-`python -m effjax.convert` does it on disk; `import_state_dict` and `export_state_dict` do it in memory,
-`import_led`, `export_led`, `import_conformer` and `export_conformer` for what makes no working directory.
+`python -m effjax.convert` does it on disk; `import_state_dict` and `export_state_dict` do it in memory, `import_led`,
+`export_led`, `import_conformer` and `export_conformer` for what no task here trains.
 """
 
 from effjax.interop.convert import export_state_dict, import_state_dict

@@ -17,10 +17,10 @@ from effjax.interop.transformer_xl import TRANSFORMER_XL
 from effjax.tasks import make_task
 
 ARCHITECTURES = {kind.model_type: kind for kind in (BIG_BIRD, LONGFORMER, REFORMER, TRANSFORMER_XL)}
-PYTHON_ALONE = {
-    "led": "an LED's tokenizer is not known here, so that it makes no working directory; effjax.interop.import_led",
-    "wav2vec2-conformer": "of a wav2vec2-conformer the encoder alone has a place here, and makes no working "
-    "directory; effjax.interop.import_conformer",
+NO_TASK = {
+    "led": "an LED's tokenizer is not known here, so that no task trains it; effjax.interop.import_led",
+    "wav2vec2-conformer": "of a wav2vec2-conformer the encoder alone has a place here, and no task trains that; "
+    "effjax.interop.import_conformer",
 }
 VOCABULARIES = {("reformer", 258): "bytes+2", ("transfo-xl", 267_735): "words:267735"}  # of the published models
 
@@ -44,8 +44,8 @@ def import_state_dict(
     """
     settings = Settings(settings, source)
     kind = settings("model_type")
-    if kind in PYTHON_ALONE:
-        raise UserError(f"{source}: {PYTHON_ALONE[kind]} gives it in Python")
+    if kind in NO_TASK:
+        raise UserError(f"{source}: {NO_TASK[kind]} reads it, and so does python -m effjax.convert")
     if kind not in ARCHITECTURES:
         raise UserError(f"{source}: config.json has model_type={kind!r}; {', '.join(ARCHITECTURES)} is allowed")
     architecture, size = ARCHITECTURES[kind], settings("vocab_size")

@@ -1,6 +1,6 @@
 """LED, Longformer's encoder before a decoder that attends fully, in Hugging Face's layout; read and written.
 
-Its byte pairs are those of a tokenizer elsewhere, so that it makes no working directory; it is a model in Python.
+Its byte pairs are those of a tokenizer elsewhere, so that no task here trains it; it is a model in Python.
 """
 
 from collections.abc import Mapping
@@ -41,11 +41,16 @@ def import_led(
       UserError: a setting that is not known here, or tensors that do not fit, listed.
     """
     settings = Settings(settings, source)
+    section, model, params = build(settings)
+    return section, model, to_ours(layout(section, settings("vocab_size")), tensors, params, source=source)
+
+
+def build(settings: Settings) -> tuple[ConfigDict, Seq2Seq, dict]:
+    """`(section, model, params)` as `import_led` gives them, of parameters their shapes alone."""
     section = read(settings)
     model = make_seq2seq(section, vocab_size=settings("vocab_size"))
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
-    return section, model, to_ours(layout(section, settings("vocab_size")), tensors, params, source=source)
+    return section, model, jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
 
 
 def export_led(section: ConfigDict, params) -> tuple[dict, dict[str, np.ndarray]]:

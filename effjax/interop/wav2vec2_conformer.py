@@ -91,13 +91,18 @@ def import_conformer(
     Raises:
       UserError: a setting that is not known here, or tensors that do not fit, listed.
     """
-    encoder = _read(Settings(settings, source))
+    encoder, _, variables = build(Settings(settings, source))
     named = {name.removeprefix("wav2vec2_conformer."): tensor for name, tensor in tensors.items()}
     if any(name.startswith("encoder.") for name in named):  # a whole model, of which the encoder is read
         named = {name.removeprefix("encoder."): x for name, x in named.items() if name.startswith("encoder.")}
-    frames = jax.ShapeDtypeStruct((1, 1, encoder.d_model), jnp.float32)
-    variables = jax.eval_shape(encoder.init, jax.random.key(0), frames)
     return encoder, to_ours(layout(encoder), named, variables, source=source)
+
+
+def build(settings: Settings) -> tuple[ConformerEncoder, ConformerEncoder, dict]:
+    """`(encoder, encoder, variables)`: what describes the encoder is the encoder; of variables their shapes alone."""
+    encoder = _read(settings)
+    frames = jax.ShapeDtypeStruct((1, 1, encoder.d_model), jnp.float32)
+    return encoder, encoder, jax.eval_shape(encoder.init, jax.random.key(0), frames)
 
 
 def export_conformer(encoder: ConformerEncoder, variables) -> tuple[dict, dict[str, np.ndarray]]:

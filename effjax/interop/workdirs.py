@@ -6,13 +6,14 @@ import shutil
 import tempfile
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from etils import epath
 from ml_collections import ConfigDict
 
 from effjax.errors import UserError
-from effjax.models.decoder import Decoder
+from effjax.interop.bare_models import is_bare_model, load_bare_model
 from effjax.tasks import make_task
 from effjax.training.checkpoints import Checkpoints, restore_params
 from effjax.training.config import set_fields
@@ -21,7 +22,7 @@ from effjax.training.state import state_of_params
 from effjax.training.workdir import load_saved_config, open_workdir, save_config
 
 
-def load_model(workdir: str, checkpoint: str = "latest", fields: tuple = ()) -> tuple[Decoder, dict]:
+def load_model(workdir: str, checkpoint: str = "latest", fields: tuple = ()) -> tuple[nn.Module, dict]:
     """The model of a working directory and its parameters, for use in Python.
 
     Args:
@@ -31,11 +32,16 @@ def load_model(workdir: str, checkpoint: str = "latest", fields: tuple = ()) -> 
         `("model.longformer.max_global", 64)`; parameters must keep their shapes.
 
     Returns:
-      `(model, params)`: `model.apply({"params": params}, tokens)`.
+      `(model, params)`: `model.apply({"params": params}, tokens)`; of a Wav2Vec2-Conformer `(encoder, variables)`:
+      `encoder.apply(variables, frames)`.
 
     Raises:
       UserError: there is no such checkpoint, or it does not fit.
     """
+    if is_bare_model(workdir):
+        if fields:
+            raise UserError(f"{workdir} has no configuration: fields={tuple(fields)!r}; none are allowed")
+        return load_bare_model(workdir, checkpoint)
     directory = open_workdir(workdir)
     config = load_saved_config(directory).unlock()
     set_fields(config, tuple(fields), source="load_model")
