@@ -14,6 +14,7 @@ def prepare():
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "effjax_compilation_cache"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    os.environ.setdefault("JAX_EXEC_TIME_OPTIMIZATION_EFFORT", "-1.0")  # of the TPU's compiler: a quarter of the time
     devices = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     # Compiling takes most of the time of these tests, and LLVM's optimisations most of that: the same programs, left as
     # they come out of XLA. Its newer kernel generator costs as much again; versions without another know no such flag.
@@ -51,3 +52,12 @@ def pytest_runtest_protocol(item):
         for name in ("device_count", "local_device_count"):
             patch.setattr(jax, name, lambda *_, **__: 1)
         return (yield)
+
+
+@pytest.fixture
+def mesh_of_one():
+    """As training traces: under a mesh, whose platform leaves one form of each op to trace (`ops.platforms`)."""
+    import jax
+
+    with jax.set_mesh(jax.sharding.Mesh(jax.devices()[:1], ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
+        yield

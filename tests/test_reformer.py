@@ -1,5 +1,6 @@
 """The Reformer experiment as people run it: commands in processes of their own, on the bytes in the package."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import sys
 
 import pytest
 
+from effjax import cli
 from tests.training.test_loop import rows_of
 from tests.training.test_processes import finish, wait_for_rows
 
@@ -17,6 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 SMALL = {
     "batch_size": 8,
     "data.length": 64,
+    "model.pattern": ("local", "lsh"),
     "model.d_model": 32,
     "model.d_ff": 64,
     "model.head_dim": 16,
@@ -36,16 +39,21 @@ SMALL = {
 }
 
 
-def command(name, workdir, *flags, devices=1, **settings):
-    """Starts `python -m effjax.NAME` on a small Reformer, or on what `workdir` holds."""
+def arguments(name, workdir, *flags, **settings):
+    """Of `python -m effjax.NAME` on a small Reformer, or on what `workdir` holds."""
     if name == "train":
         small = SMALL | {key.replace("__", "."): value for key, value in settings.items()}
         overrides = [f"--config.{key}={value}" for key, value in small.items()]
         flags = ["--config=configs/reformer_enwik8.py:tiny", *overrides, *flags]
+    return [f"--workdir={workdir}", *flags]
+
+
+def command(name, workdir, *flags, devices=1, **settings):
+    """Starts such a command."""
     flags_of_xla = f"--xla_force_host_platform_device_count={devices} {os.environ['QUICK_XLA_FLAGS']}"
     environment = os.environ | {"XLA_FLAGS": flags_of_xla}
     return subprocess.Popen(
-        [sys.executable, "-m", f"effjax.{name}", f"--workdir={workdir}", *flags],
+        [sys.executable, "-m", f"effjax.{name}", *arguments(name, workdir, *flags, **settings)],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -116,7 +124,6 @@ def test_evaluate_and_generate(trained):
             "a prompt of 600 tokens and 200 new ones exceed the 512 positions",
         ),
         ("generate", ["--length=9", "--prompt="], "the prompt is empty"),
-        ("evaluate", ["--split=dev"], "split='dev'; one of train, valid, test is allowed"),
         ("evaluate", ["--context=4096"], "context=4096 exceeds the 512 positions"),
         ("evaluate", ["--checkpoint=7777"], "no checkpoint of step 7777"),
         ("evaluate", ["--stroide=4"], "unknown argument '--stroide=4'; the nearest is --stride"),
@@ -125,10 +132,20 @@ def test_evaluate_and_generate(trained):
         ("train", ["--config.model.d_ff=65"], "holds another configuration: model.d_ff (64 there, 65 now)"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_1(trained, tmp_path, name, flags, message):
+def test_mistakes_are_one_line_and_exit_code_1(trained, tmp_path, capsys, name, flags, message):
     workdir = tmp_path if "--config.data.name=enwik8" in flags else trained
-    process = command(name, workdir, *flags, **({"steps": 10} if name == "train" else {}))
+    settings = {"steps": 10} if name == "train" else {}
+    assert cli.run(importlib.import_module(f"effjax.{name}").main, arguments(name, workdir, *flags, **settings)) == 1
+    check_one_line(capsys.readouterr().err, message)
+
+
+def test_a_mistake_is_one_line_and_exit_code_1_in_a_process_too(trained):
+    process = command("evaluate", trained, "--split=dev")
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 1
+    check_one_line(errors, "split='dev'; one of train, valid, test is allowed")
+
+
+def check_one_line(errors, message):
     lines = [line for line in errors.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], errors

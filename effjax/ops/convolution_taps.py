@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from effjax.ops.platforms import by_platform
+
 IMPLEMENTATIONS = ("blocked", "batched")
 PRODUCT_BLOCK = 128  # positions of which each tap makes one matrix product
 BLOCK = 32  # positions whose weights' gradients are one product: their taps see at most K - 1 positions more
@@ -177,7 +179,7 @@ def _depthwise_bwd(implementation, residuals, g):
     )
     forms = {"blocked": _kernel_gradient_blocked, "batched": _kernel_gradient_batched}
     if implementation is None:
-        grad_kernel = lax.platform_dependent(x, g, visible, cpu=forms["blocked"], default=forms["batched"])
+        grad_kernel = by_platform(x, g, visible, cpu=forms["blocked"], default=forms["batched"])
     else:
         grad_kernel = forms[implementation](x, g, visible)
     return grad_x.astype(x.dtype), grad_kernel.astype(kernel.dtype), None

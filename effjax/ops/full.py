@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from effjax.ops import full_batched, full_blocked, full_kernels
 from effjax.ops.arguments import check_dropout, check_groups, check_implementation, segments_of_keys
 from effjax.ops.masking import Rules, pair_ids
+from effjax.ops.platforms import by_platform
 
 _FORMS = {"blocked": full_blocked, "batched": full_batched}
 FEW_QUERIES = 32  # below, a block per head is too small to be worth a loop
@@ -111,4 +112,4 @@ def _per_platform(direction, implementation, options, q, *others):
         return {"blocked": blocked, "batched": batched}[implementation](q, *others)
     if q.shape[1] < FEW_QUERIES:
         return batched(q, *others)
-    return jax.lax.platform_dependent(q, *others, cpu=blocked, default=batched)
+    return by_platform(q, *others, cpu=blocked, default=batched)

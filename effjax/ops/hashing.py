@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int32, Key
 
 from effjax.ops.heads import over_heads
+from effjax.ops.platforms import by_platform
 
 NBuckets = int | tuple[int, ...]
 
@@ -141,7 +142,7 @@ def sort_by_bucket(
         order = jnp.sort(buckets * length + positions, axis=-1) % length
     else:
         _, order = lax.sort((buckets, positions), num_keys=1, is_stable=True)
-    return order, lax.platform_dependent(order, cpu=_invert_by_scatter, default=_invert_by_sort)
+    return order, by_platform(order, cpu=_invert_by_scatter, default=_invert_by_sort)
 
 
 def _invert_by_scatter(order):

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from jax import lax
 
+from effjax.ops.platforms import by_platform
+
 
 def over_heads(head: Callable[..., Any], implementation: str | None, *args: Any) -> Any:
     """Maps a function of one head over arrays with leading axes [B, N].
@@ -28,4 +30,4 @@ def over_heads(head: Callable[..., Any], implementation: str | None, *args: Any)
 
     if implementation is not None:
         return {"blocked": blocked, "batched": batched}[implementation](*args)
-    return lax.platform_dependent(*args, cpu=blocked, default=batched)
+    return by_platform(*args, cpu=blocked, default=batched)

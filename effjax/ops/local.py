@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from effjax.ops import local_batched, local_blocked
 from effjax.ops.arguments import check_dropout, check_implementation
 from effjax.ops.masking import MASKED, keep_scale, pad_ids, pair_ids
+from effjax.ops.platforms import by_platform
 
 SELF_LOGIT = -5e4  # the last resort of a query under unit_keys; fits float16
 _FORMS = {"blocked": local_blocked, "batched": local_batched}
@@ -176,4 +177,4 @@ def _per_platform(direction, reach, implementation, *arrays):
     forms = {name: partial(getattr(form, direction), reach) for name, form in _FORMS.items()}
     if implementation is not None:
         return forms[implementation](*arrays)
-    return jax.lax.platform_dependent(*arrays, cpu=forms["blocked"], default=forms["batched"])
+    return by_platform(*arrays, cpu=forms["blocked"], default=forms["batched"])

@@ -13,6 +13,7 @@ from effjax.ops import longformer_batched, longformer_blocked
 from effjax.ops.arguments import check_dropout, check_implementation
 from effjax.ops.full import full_attention
 from effjax.ops.masking import PADDED, pad_ids, pair_ids
+from effjax.ops.platforms import by_platform
 
 _FORMS = {"blocked": longformer_blocked, "batched": longformer_batched}
 
@@ -251,4 +252,4 @@ def _per_platform(direction, band, implementation, *arrays):
     forms = {name: partial(getattr(form, direction), band) for name, form in _FORMS.items()}
     if implementation is not None:
         return forms[implementation](*arrays)
-    return jax.lax.platform_dependent(*arrays, cpu=forms["blocked"], default=forms["batched"])
+    return by_platform(*arrays, cpu=forms["blocked"], default=forms["batched"])

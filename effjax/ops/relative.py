@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from effjax.ops import relative_batched, relative_blocked
 from effjax.ops.arguments import check_dropout, check_implementation, segments_of_keys
 from effjax.ops.masking import FLOOR, MASKED, pair_ids
+from effjax.ops.platforms import by_platform
 
 _FORMS = {"blocked": relative_blocked, "batched": relative_batched}
 
@@ -207,4 +208,4 @@ def _per_platform(direction, reach, implementation, *arrays):
     forms = {name: partial(getattr(form, direction), reach) for name, form in _FORMS.items()}
     if implementation is not None:
         return forms[implementation](*arrays)
-    return jax.lax.platform_dependent(*arrays, cpu=forms["blocked"], default=forms["batched"])
+    return by_platform(*arrays, cpu=forms["blocked"], default=forms["batched"])

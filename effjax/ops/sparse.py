@@ -12,6 +12,7 @@ from effjax.ops import sparse_batched, sparse_blocked, sparse_kernels, sparse_po
 from effjax.ops.arguments import check_dropout, check_groups, check_implementation, segments_of_keys
 from effjax.ops.masking import pair_ids
 from effjax.ops.pattern_algebra import Pattern
+from effjax.ops.platforms import by_platform
 from effjax.ops.sparse_plan import plan
 from effjax.ops.sparse_rules import Options, Rules
 
@@ -140,4 +141,4 @@ def _per_platform(direction, made, options, implementation, *arrays):
     forms = {name: partial(getattr(form, direction), made, options) for name, form in _FORMS.items()}
     if implementation is not None:
         return forms[implementation](*arrays)
-    return jax.lax.platform_dependent(*arrays, cpu=forms["blocked"], default=forms["batched"])
+    return by_platform(*arrays, cpu=forms["blocked"], default=forms["batched"])

@@ -33,7 +33,10 @@ class Leg:
     def __init__(self, task, stage: Stage, mesh: Mesh):
         self.task, self.stage, self._mesh = task, stage, mesh
         self._optimizer = training_optimizer(task, stage.config)
-        self._jitted, self.state, self.batch = jit_train_step(task, self._optimizer, stage.config, mesh)
+        self._init = lambda key: initial_state(task, self._optimizer, stage.config, key)
+        with jax.set_mesh(mesh):  # as in `initial_state`: of one function under one mesh JAX remembers what it traced
+            state = jax.eval_shape(self._init, jax.random.key(0))
+        self._jitted, self.state, self.batch = jit_train_step(task, self._optimizer, stage.config, mesh, state)
         self.reader = self.train_step = self.batches = self.speed = None
 
     def open_reader(self) -> None:
@@ -42,8 +45,7 @@ class Leg:
 
     def initial_state(self, seed: int) -> TrainState:
         """The state before the first step."""
-        init = lambda key: initial_state(self.task, self._optimizer, self.stage.config, key)
-        return jax.jit(init, out_shardings=self._shardings)(jax.random.key(seed))
+        return jax.jit(self._init, out_shardings=self._shardings)(jax.random.key(seed))
 
     def enter(self, state: TrainState) -> TrainState:
         """The state of the stage before as this one takes it up: its schedule at the beginning, its carry new."""

@@ -68,7 +68,7 @@ def make_train_step(task, optimizer: optax.GradientTransformation, config) -> Ca
     return train_step
 
 
-def jit_train_step(task, optimizer: optax.GradientTransformation, config, mesh: Mesh):
+def jit_train_step(task, optimizer: optax.GradientTransformation, config, mesh: Mesh, state: TrainState | None = None):
     """The step as it runs on a mesh: what training compiles, and what a plan compiles to see its cost.
 
     The state is donated, so that it is updated in place; metrics are on every device.
@@ -78,6 +78,7 @@ def jit_train_step(task, optimizer: optax.GradientTransformation, config, mesh: 
       optimizer: its state is `state.opt_state`.
       config: what `make_train_step` reads, and `sharding`.
       mesh: from `training.sharding.make_mesh`.
+      state: what it takes, abstract; None: what `abstract_state` finds out.
 
     Returns:
       `(train_step, state, batch)`: the jitted step, and what it takes, as abstract arrays that carry their shardings.
@@ -85,7 +86,8 @@ def jit_train_step(task, optimizer: optax.GradientTransformation, config, mesh: 
     Raises:
       UserError: the sharding rules do not fit a parameter, or the mesh does not divide the batch.
     """
-    state, batch = abstract_state(task, optimizer, config), task.abstract_batch()
+    state = abstract_state(task, optimizer, config) if state is None else state
+    batch = task.abstract_batch()
     in_batch = batch_shardings(batch, mesh)
     in_state = state_shardings(state, mesh, config.sharding, carry_batch_axes(task, config))
     train_step = jax.jit(

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from effjax.accounting.flops import count_flops
-from effjax.accounting.memory import compiled_memory, memory_of, tree_bytes
+from effjax.accounting.flops import flops_of_jaxpr
+from effjax.accounting.memory import memory_of, tree_bytes
 from effjax.tasks import make_task
 from effjax.training.config import load_config
 from effjax.training.optimizers import make_optimizer
@@ -28,33 +28,36 @@ def inputs(length):
 GROWTH = {"linear": (1.95, 2.2), "n_log_n": (2.0, 2.3), "n_sqrt_n": (2.65, 3.0), "quadratic": (3.5, 4.1)}
 
 
-def temporaries(family, length, **form):
+def traced(family, length, **form):
     layer, params = make_layer(family, **family.sized(length), **form)
-    return compiled_memory(gradient_of(layer), params, inputs(length)).temp
+    return jax.jit(gradient_of(layer)).trace(params, inputs(length))
 
 
-def flops(family, length):
-    layer, params = make_layer(family, **family.sized(length))
-    return count_flops(gradient_of(layer), params, inputs(length), platform="cpu")
+def temporaries(program):
+    return memory_of(program.lower().compile()).temp
 
 
 @pytest.mark.slow
 def test_memory_of_the_accelerators_form(family):
     if "batched" in family.implementations:
-        short, long = (temporaries(family, length, implementation="batched") for length in (2048, 4096))
+        short, long = (temporaries(traced(family, length, implementation="batched")) for length in (2048, 4096))
         assert short > 0 and long <= GROWTH[family.batched_memory][1] * short
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("cost", "promise"), [(temporaries, "memory"), (flops, "growth")], ids=["memory", "flops"])
-def test_cost_at_great_lengths(family, cost, promise):
-    low, high = GROWTH[getattr(family, promise)]
+def test_cost_at_great_lengths(family):
     lengths = [family.longest // 4, family.longest // 2, family.longest]
-    costs = [cost(family, length) for length in lengths]
-    print(f"{family.name}: {dict(zip(lengths, costs))}")
-    if family.growth == "quadratic" and promise == "memory":
-        low = 1.0  # at the lengths that it can afford, the blocks of scores still count
-    assert all(low <= long / short <= high for short, long in itertools.pairwise(costs))
+    programs = [traced(family, length) for length in lengths]
+    costs = {
+        "memory": [temporaries(program) for program in programs],
+        "growth": [flops_of_jaxpr(program.jaxpr, platform="cpu").total for program in programs],
+    }
+    for promise, measured in costs.items():
+        print(f"{family.name}, {promise}: {dict(zip(lengths, measured))}")
+        low, high = GROWTH[getattr(family, promise)]
+        if family.growth == "quadratic" and promise == "memory":
+            low = 1.0  # at the lengths that it can afford, the blocks of scores still count
+        assert all(low <= long / short <= high for short, long in itertools.pairwise(measured)), promise
 
 
 def training_step_bytes(residual, n_layers):
