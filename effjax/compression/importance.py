@@ -41,3 +41,10 @@ def unit_importance(task, params, batches, plan: Plan) -> dict[str, jax.Array]:
         total = found if total is None else jax.tree.map(jnp.add, total, found)
     norm = lambda x: x / jnp.maximum(jnp.linalg.norm(x.reshape(-1)), 1e-30)
     return {path: kernel.each_layer(norm)(total[path]) for path, (kernel, _) in plan.targets.items()}
+
+
+def alike_in_all_layers(importance: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The same importance, the sum over layers, for the units of one number in every layer."""
+    layers = [x.reshape(-1, *x.shape[-2:]) for x in importance.values()]
+    total = jnp.concatenate(layers).sum(0)
+    return {path: jnp.broadcast_to(total, x.shape) for path, x in importance.items()}

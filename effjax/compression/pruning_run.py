@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from effjax.compression.calibrate import training_batches
-from effjax.compression.importance import unit_importance
+from effjax.compression.importance import alike_in_all_layers, unit_importance
 from effjax.compression.kernels import find_kernels, select
 from effjax.compression.prune import Plan, masked, prune_once, sparsity_of, targets_of
 from effjax.compression.quantize import nbytes
 from effjax.compression.quantizing_run import score, trained_run, without_compression, write_smaller
-from effjax.compression.removal import remove
+from effjax.compression.removal import remove, shared_by_layers
 from effjax.compression.sparsity import check_sparsity
 from effjax.compression.structure import structure_of
 from effjax.errors import UserError
@@ -39,7 +39,8 @@ def prune_run(
       workdir: the run's.
       out: directory to write.
       structure: as of `effjax.compression.structure.structure_of`; "": nothing more is masked than is already.
-        Weights and blocks go by magnitude, heads and neurons by their importance for training batches.
+        Weights and blocks go by magnitude, heads and neurons by their importance for training batches; heads of
+        which layers share parameters, where they are to be removed, by that for all layers together.
       sparsity: share of the units that is masked, in [0, 1).
       distribution: "uniform", "global" or "erk".
       removal: take out heads and neurons that are masked in every layer.
@@ -71,6 +72,8 @@ def prune_run(
         small = params
         if structure in ("heads", "neurons"):
             importance = unit_importance(task, params, training_batches(task, batches), plan)
+            if removal and shared_by_layers(config, params, kernels, structure):
+                importance = alike_in_all_layers(importance)
             alive = {path: jnp.ones(leaf.shape, bool) for path, leaf in targets_of(params, plan.targets).items()}
             small = masked(params, plan.masks_by_unit(importance, alive, 0))
         elif structure:

@@ -24,6 +24,26 @@ def living(params, kernels: dict[str, Kernel], kind: str) -> dict[str, np.ndarra
     return found
 
 
+def shared_by_layers(config, params, kernels: dict[str, Kernel], kind: str) -> list[str]:
+    """Parameters with heads or neurons that belong to no layer: all layers have to silence the same ones.
+
+    Transformer-XL's biases are such, of which all layers have one.
+    """
+    narrow = config.copy_and_resolve_references().unlock()
+    narrow.model[FIELDS[kind]] -= 1
+    if narrow.model[FIELDS[kind]] < 1:
+        return []
+    shapes = jax.eval_shape(make_task(narrow.lock()).init, jax.random.key(0))
+    own = tuple(_owner(path, kind) for path, kernel in kernels.items() if reads(kernel) == kind)
+    leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shapes), strict=True)
+    changed = [path_of(path) for (path, leaf), like in leaves if leaf.shape != like.shape]
+    return [path for path in changed if not path.startswith(own)]
+
+
+def _owner(path: str, kind: str) -> str:
+    return path.removesuffix(INSIDE[kind]) + "/"
+
+
 def remove(config, params, kernels: dict[str, Kernel], kind: str):
     """Takes out what no layer needs.
 
@@ -57,7 +77,7 @@ def remove(config, params, kernels: dict[str, Kernel], kind: str):
     shapes = jax.eval_shape(make_task(narrow).init, jax.random.key(0))
     # The living first, then silent ones to fill up the layers that have fewer, each in their order.
     order = {path: np.sort(np.argsort(~mask, axis=1, kind="stable")[:, :after]) for path, mask in alive.items()}
-    kept = {path.removesuffix(INSIDE[kind]) + "/": indices for path, indices in order.items()}
+    kept = {_owner(path, kind): indices for path, indices in order.items()}
 
     def take(path, leaf, like):
         if leaf.shape == like.shape:
@@ -70,7 +90,10 @@ def remove(config, params, kernels: dict[str, Kernel], kind: str):
         if indices is None:  # shared by all layers
             indices = np.concatenate(list(kept.values()))
             if (indices != indices[:1]).any():
-                raise UserError(f"{path} is shared by layers that do not silence the same {kind}: not possible")
+                raise UserError(
+                    f"{path} is shared by layers that do not silence the same {kind}: not possible; silenced and "
+                    "removed in one go they would be the same"
+                )
             return jnp.take(leaf, indices[0], axis=axes[0])
         if leaf.shape[0] != len(indices):
             return jnp.take(leaf, indices[0], axis=axes[0])

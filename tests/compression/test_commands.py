@@ -9,10 +9,11 @@ import pytest
 
 from effjax import cli, evaluate, generate
 from effjax.compression.kernels import find_kernels
-from effjax.compression.prune import Plan, masked, prune_once
-from effjax.compression.removal import living, remove
+from effjax.compression.prune import Plan, flat, masked, prune_once
+from effjax.compression.removal import living, remove, shared_by_layers
 from effjax.compression.structure import structure_of
 from effjax.errors import UserError
+from effjax.interop.workdirs import load_model
 from effjax.prune import main as prune
 from effjax.quantize import main as quantize
 from effjax.tasks import make_task
@@ -162,8 +163,35 @@ def test_layers_that_silence_unlike_numbers_lose_what_all_can_spare():
 def test_families_that_tell_heads_apart_say_so():
     config = with_settings(tiny_config("transformer_xl"), model__n_heads=4, model__head_dim=4)
     kernels, small = silenced(config, "heads", 0.5)
-    with pytest.raises(UserError, match=r"shared by layers|something else"):
+    with pytest.raises(UserError, match=r"content_bias is shared by layers that do not silence the same heads"):
         remove(config, small, kernels, "heads")
+    assert shared_by_layers(config, small, kernels, "heads") == ["shared/content_bias", "shared/position_bias"]
+    lsh = with_settings(tiny_config("lsh"), model__n_heads=4, model__head_dim=4)
+    kernels, small = silenced(lsh, "heads", 0.5)
+    assert not shared_by_layers(lsh, small, kernels, "heads")
+    with pytest.raises(UserError, match=r"tells them apart by their number"):
+        remove(lsh, small, kernels, "heads")
+
+
+@pytest.mark.slow
+def test_heads_of_layers_that_share_parameters_are_silenced_alike_and_removed(tmp_path, capsys):
+    config = with_settings(tiny_config("transformer_xl"), model__n_heads=4, model__head_dim=4, batch_size=8)
+    rng, shapes = np.random.default_rng(0), jax.eval_shape(make_task(config).init, jax.random.key(0))
+    before = jax.tree.map(lambda like: jnp.asarray(0.2 * rng.normal(size=like.shape), like.dtype), shapes)
+    run, out = str(tmp_path / "run"), str(tmp_path / "narrow")
+    write_release(open_workdir(run), config, 3, before, fingerprint({"params": before}))
+    flags = ("--structure=heads", "--sparsity=0.25", "--batches=2", "--remove", "--limit=64")
+    report = output(prune, capsys, f"--checkpoint={run}", f"--out={out}", *flags)
+    assert report["model"]["n_heads"] == 3 and np.isfinite(report["after"]["bits_per_byte"])
+    after = load_model(out)[1]
+    kept = [
+        i
+        for i, row in enumerate(before["shared"]["content_bias"])
+        if (row == after["shared"]["content_bias"]).all(-1).any()
+    ]
+    assert len(kept) == 3
+    path = next(path for path in flat(before) if path.endswith("out/kernel"))
+    np.testing.assert_array_equal(flat(after)[path], flat(before)[path][:, kept])
 
 
 @pytest.mark.slow
