@@ -37,6 +37,12 @@ def prepare():
 prepare()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Groups, which one worker runs alone, come first: near the end the other would wait for them."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     """Shows a test, and the fixtures made for it, the first device alone: programs for eight take twice as long to
