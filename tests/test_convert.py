@@ -21,6 +21,7 @@ from effjax.interop.rules import to_theirs
 from effjax.interop.settings import Settings
 from effjax.interop.workdirs import load_model
 from effjax.models.build import make_decoder
+from tests.goldens.foreign import foreign_settings, write_foreign
 from tests.goldens.load import load
 
 REFORMER_JSON = {
@@ -40,27 +41,10 @@ REFORMER_JSON = {
     "local_attention_probs_dropout_prob": 0.0,
 }
 
-CONFORMER_JSON = {
-    "model_type": "wav2vec2-conformer",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "conv_depthwise_kernel_size": 7,
-    "position_embeddings_type": "rotary",
-}
-
-
-def write(folder, settings, tensors):
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(settings))
-    safetensors.numpy.save_file(dict(tensors), folder / "model.safetensors")
-    return folder
-
 
 def longformer(tmp_path, **changes):
     golden = load("hf_longformer_mlm")
-    return write(tmp_path / "theirs", golden["story"]["settings"] | changes, golden["weights"])
+    return write_foreign(tmp_path / "theirs", golden["story"]["settings"] | changes, golden["weights"])
 
 
 def convert(*argv):
@@ -72,7 +56,7 @@ def test_an_imported_reformer_is_scored_and_writes_text(tmp_path, capsys):
     section = REFORMER.read(Settings(REFORMER_JSON, "test"), frozenset())
     model = make_decoder(section, vocab_size=258)
     params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 1), np.int32))["params"]
-    theirs = write(tmp_path / "theirs", REFORMER_JSON, to_theirs(REFORMER.layout(section), params))
+    theirs = write_foreign(tmp_path / "theirs", REFORMER_JSON, to_theirs(REFORMER.layout(section), params))
     ours = tmp_path / "ours"
     assert convert(f"--from={theirs}", f"--to={ours}") == 0
     assert "language_modelling, vocabulary bytes+2" in capsys.readouterr().out
@@ -102,14 +86,10 @@ def test_there_and_back_changes_no_bit(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["led", "wav2vec2-conformer"])
 def test_what_no_task_trains_becomes_a_folder_with_its_model(name, tmp_path, capsys):
-    if name == "led":
-        golden = load("hf_led")
-        settings, weights = golden["story"]["settings"], golden["weights"]
-        *_, model, params = import_led(settings, weights)
-    else:
-        settings, weights = CONFORMER_JSON, load("hf_conformer_rotary")["weights"]
-        model, params = import_conformer(settings, weights)
-    theirs, ours, back = write(tmp_path / "theirs", settings, weights), tmp_path / "ours", tmp_path / "back"
+    golden = load({"led": "hf_led", "wav2vec2-conformer": "hf_conformer_rotary"}[name])
+    settings, weights = foreign_settings(golden), golden["weights"]
+    *_, model, params = {"led": import_led, "wav2vec2-conformer": import_conformer}[name](settings, weights)
+    theirs, ours, back = write_foreign(tmp_path / "theirs", settings, weights), tmp_path / "ours", tmp_path / "back"
     assert convert(f"--from={theirs}", f"--to={tmp_path / 'no'}", "--vocabulary=bytes") == 1
     assert f"no task here reads a {name}" in capsys.readouterr().err
     assert convert(f"--from={theirs}", f"--to={ours}") == 0

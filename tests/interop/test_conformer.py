@@ -14,25 +14,14 @@ from effjax.errors import UserError
 from effjax.interop import export_conformer, import_conformer, import_state_dict
 from effjax.interop.rules import to_theirs
 from effjax.interop.wav2vec2_conformer import layout
+from tests.goldens.foreign import foreign_settings
 from tests.goldens.load import distance, load
 
 
 def imported(name):
     """The golden, the encoder and its variables."""
     golden = load(f"hf_conformer_{name}")
-    story = golden["story"]["settings"]
-    settings = {
-        "model_type": "wav2vec2-conformer",
-        "hidden_size": story["hidden"],
-        "num_hidden_layers": story["layers"],
-        "num_attention_heads": story["heads"],
-        "intermediate_size": story["ff"],
-        "conv_depthwise_kernel_size": story["kernel"],
-        "position_embeddings_type": story["positions"],
-        "hidden_act": story["activation"],
-        "layer_norm_eps": story["layer_norm_eps"],
-        "hidden_dropout": 0.0,
-    }
+    settings = foreign_settings(golden)
     return golden, settings, *import_conformer(settings, golden["weights"])
 
 
