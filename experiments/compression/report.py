@@ -107,7 +107,7 @@ def draw(runs: dict) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_yscale("symlog", linthresh=1e-3)
-    axes.set_ylim(-2e-3, 1)
+    axes.set_ylim(-2e-3, 3)
     axes.set_xlabel("times smaller than float32 (bytes); open markers: pruned, with weights in 32 bits")
     axes.set_ylabel("bits per byte lost, beginning of the test split")
     axes.grid(alpha=0.3)
