@@ -28,36 +28,49 @@ def main(argv=None) -> None:
     parser.add_argument("--checkpoint", default="latest", help="of a working directory: latest, best or a step")
     args = parser.parse_args(argv)
 
-    from effjax.errors import UserError
-    from effjax.interop.bare_models import KINDS, export_bare_model, is_bare_model, save_bare_model
-    from effjax.interop.convert import export_state_dict, import_state_dict
-    from effjax.interop.files import read_checkpoint, write_checkpoint
-    from effjax.interop.workdirs import check_absent, load_model, save_workdir, write_folder
-    from effjax.training.workdir import load_saved_config, open_workdir
+    from effjax.interop.workdirs import check_absent
 
     check_absent(args.to)
+    print(f"{args.to}: {_to_foreign(args) or _from_foreign(args)}")
+
+
+def _to_foreign(args) -> str:
+    """Writes a model of ours in its foreign layout and says what it is; "" where the source is none of ours."""
+    from effjax.interop.bare_models import export_bare_model, is_bare_model
+    from effjax.interop.convert import export_state_dict
+    from effjax.interop.files import write_checkpoint
+    from effjax.interop.workdirs import load_model, write_folder
+    from effjax.training.workdir import load_saved_config, open_workdir
+
     if is_bare_model(args.source):
-        export = export_bare_model(args.source, args.checkpoint)
+        settings, tensors = export_bare_model(args.source, args.checkpoint)
     elif (pathlib.Path(args.source).expanduser() / "checkpoints").is_dir():
         _, params = load_model(args.source, args.checkpoint)
-        export = export_state_dict(load_saved_config(open_workdir(args.source)), params)
+        settings, tensors = export_state_dict(load_saved_config(open_workdir(args.source)), params)
     else:
-        export = None
-    if export is not None:
-        settings, tensors = export
-        write_folder(args.to, lambda folder: write_checkpoint(folder, settings, tensors))
-        print(f"{args.to}: {settings['architectures'][0]}, {sum(x.size for x in tensors.values()):,} numbers")
-        return
+        return ""
+    write_folder(args.to, lambda folder: write_checkpoint(folder, settings, tensors))
+    return f"{settings['architectures'][0]}, {sum(x.size for x in tensors.values()):,} numbers"
+
+
+def _from_foreign(args) -> str:
+    """Makes a foreign checkpoint one of ours and says what it is."""
+    from effjax.errors import UserError
+    from effjax.interop.bare_models import KINDS, save_bare_model
+    from effjax.interop.convert import import_state_dict
+    from effjax.interop.files import read_checkpoint
+    from effjax.interop.workdirs import save_workdir, write_folder
+
     settings, tensors = read_checkpoint(args.source)
-    if settings.get("model_type") in KINDS:
+    kind = settings.get("model_type")
+    if kind in KINDS:
         if args.vocabulary:
-            raise UserError(f"--vocabulary={args.vocabulary}: no task here reads a {settings['model_type']}")
+            raise UserError(f"--vocabulary={args.vocabulary}: no task here reads a {kind}; none is allowed")
         write_folder(args.to, lambda folder: save_bare_model(folder, settings, tensors, args.source))
-        print(f"{args.to}: {settings['model_type']}, for effjax.load_model")
-        return
+        return f"{kind}, for effjax.load_model"
     config, params = import_state_dict(settings, tensors, vocabulary=args.vocabulary, source=args.source)
     write_folder(args.to, lambda folder: save_workdir(folder, config, params))
-    print(f"{args.to}: {settings['model_type']}, {config.task}, vocabulary {config.data.vocabulary}")
+    return f"{kind}, {config.task}, vocabulary {config.data.vocabulary}"
 
 
 if __name__ == "__main__":

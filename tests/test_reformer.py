@@ -140,10 +140,16 @@ def test_mistakes_are_one_line_and_exit_code_1(trained, tmp_path, capsys, name, 
 
 
 def test_a_mistake_is_one_line_and_exit_code_1_in_a_process_too(trained):
-    process = command("evaluate", trained, "--split=dev")
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 1
-    check_one_line(errors, "split='dev'; one of train, valid, test is allowed")
+    """Whatever the libraries below say to the process's own stream."""
+    messages = {
+        command("evaluate", trained, "--split=dev"): "split='dev'; one of train, valid, test is allowed",
+        command("generate", trained, "--length=9", "--prompt="): "the prompt is empty",
+        command("train", trained, steps=10, model__d_ff=65): "model.d_ff (64 there, 65 now)",
+    }
+    for process, message in messages.items():
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 1
+        check_one_line(errors, message)
 
 
 def check_one_line(errors, message):

@@ -19,7 +19,7 @@ def unit_importance(task, params, batches, plan: Plan) -> dict[str, jax.Array]:
       plan: its targets and their units.
 
     Returns:
-      By path, `[layers, units]` or `[units]`.
+      By path, `[layers, units, 1]` or `[units, 1]`.
 
     Source: Michel et al. 2019 (1905.10650), section 2.3.
     """
@@ -44,7 +44,14 @@ def unit_importance(task, params, batches, plan: Plan) -> dict[str, jax.Array]:
 
 
 def alike_in_all_layers(importance: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The same importance, the sum over layers, for the units of one number in every layer."""
+    """For the units of one number in every layer the same importance, the sum over all layers.
+
+    Args:
+      importance: by path, as `unit_importance` gives it, of kernels with as many units.
+
+    Returns:
+      The same paths and shapes.
+    """
     layers = [x.reshape(-1, *x.shape[-2:]) for x in importance.values()]
     total = jnp.concatenate(layers).sum(0)
     return {path: jnp.broadcast_to(total, x.shape) for path, x in importance.items()}

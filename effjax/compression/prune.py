@@ -1,7 +1,6 @@
 """Pruning in training, around any optax optimizer: masks live in its state, and what is masked stays exactly 0."""
 
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -47,6 +46,7 @@ class Plan:
       initial: that of the first pruning, where there are several.
       begin, end, every: prunings take place at updates begin, begin + every, … end, counted from 0, with the sparsity
         of `cubic_sparsities`. n:m prunes at `end` alone.
+      counts: units kept, `[prunings, kernels of all layers]` or `[prunings, 1]` (global), int32; follows from the rest.
 
     Raises UserError where these do not fit.
 
@@ -63,6 +63,7 @@ class Plan:
     begin: int = 0
     end: int = 0
     every: int = 1
+    counts: np.ndarray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
         if self.method not in METHODS:
@@ -72,16 +73,14 @@ class Plan:
                 f"pruning begin={self.begin}, end={self.end}, every={self.every}: 0 <= begin <= end, and a number of "
                 "updates between them that every divides, is allowed"
             )
-        self.counts  # noqa: B018 - a sparsity that cannot be had is found out now
+        object.__setattr__(self, "counts", self._kept())  # the class is frozen
 
     @property
     def fixed(self) -> bool:
         """Whether the structure says how much is pruned."""
         return any(structure.of for _, structure in self.targets.values())
 
-    @functools.cached_property
-    def counts(self) -> np.ndarray:
-        """Units kept, `[prunings, kernels of all layers]` or `[prunings, 1]` (global), int32."""
+    def _kept(self) -> np.ndarray:
         shapes, units = [], []
         for kernel, structure in self.targets.values():
             shapes += [kernel.shape] * max(kernel.layers, 1)

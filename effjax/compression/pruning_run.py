@@ -72,10 +72,10 @@ def prune_run(
         small = params
         if structure in ("heads", "neurons"):
             importance = unit_importance(task, params, training_batches(task, batches), plan)
-            if removal and shared_by_layers(config, params, kernels, structure):
-                importance = alike_in_all_layers(importance)
             alive = {path: jnp.ones(leaf.shape, bool) for path, leaf in targets_of(params, plan.targets).items()}
             small = masked(params, plan.masks_by_unit(importance, alive, 0))
+            if removal and shared_by_layers(config, small, kernels, structure):
+                small = masked(params, plan.masks_by_unit(alike_in_all_layers(importance), alive, 0))
         elif structure:
             small, _ = prune_once(params, plan)
         sparse = sparsity_of(small, chosen)

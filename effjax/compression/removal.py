@@ -1,8 +1,12 @@
 """Attention heads and hidden neurons taken out of a model that has silenced them: the same function, narrower."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from effjax.compression.kernels import Kernel, path_of
 from effjax.compression.structure import reads
@@ -24,24 +28,58 @@ def living(params, kernels: dict[str, Kernel], kind: str) -> dict[str, np.ndarra
     return found
 
 
-def shared_by_layers(config, params, kernels: dict[str, Kernel], kind: str) -> list[str]:
-    """Parameters with heads or neurons that belong to no layer: all layers have to silence the same ones.
+@dataclass(frozen=True)
+class Narrower:
+    """What a model would be without what its layers have silenced.
 
-    Transformer-XL's biases are such, of which all layers have one.
+    Attributes:
+      config: its configuration.
+      shapes: of its parameters.
+      before, after: heads or neurons of a layer.
+      kept: those that stay, by the prefix of a layer's parameters, int `[layers, after]`.
     """
+
+    config: ConfigDict
+    shapes: Any
+    before: int
+    after: int
+    kept: dict[str, np.ndarray]
+
+    def owner(self, path: str) -> str | None:
+        """The prefix of the layers to which a parameter belongs; None where it belongs to the model."""
+        return next((prefix for prefix in self.kept if path.startswith(prefix)), None)
+
+
+def narrower(config, params, kernels: dict[str, Kernel], kind: str) -> Narrower | None:
+    """The narrower model, None where nothing is silent everywhere; arguments and errors as of `remove`."""
+    alive, field = living(params, kernels, kind), FIELDS[kind]
+    # A Conformer's d_ff=0 is four times its width.
+    before = config.model[field] or next((mask.shape[1] for mask in alive.values()), 0)
+    if not alive or any(mask.shape[1] != before for mask in alive.values()):
+        raise UserError(f"config.model.{field}={before} is not what the kernels of this model read: nothing is removed")
+    after = max(1, max(int(mask.sum(1).max()) for mask in alive.values()))
+    if after == before:
+        return None
     narrow = config.copy_and_resolve_references().unlock()
-    narrow.model[FIELDS[kind]] -= 1
-    if narrow.model[FIELDS[kind]] < 1:
-        return []
+    narrow.model[field] = after
     shapes = jax.eval_shape(make_task(narrow.lock()).init, jax.random.key(0))
-    own = tuple(_owner(path, kind) for path, kernel in kernels.items() if reads(kernel) == kind)
-    leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shapes), strict=True)
+    # The living first, then silent ones to fill up the layers that have fewer, each in their order.
+    order = {path: np.sort(np.argsort(~mask, axis=1, kind="stable")[:, :after]) for path, mask in alive.items()}
+    kept = {path.removesuffix(INSIDE[kind]) + "/": indices for path, indices in order.items()}
+    return Narrower(narrow, shapes, before, after, kept)
+
+
+def shared_by_layers(config, params, kernels: dict[str, Kernel], kind: str) -> list[str]:
+    """Parameters of the model, not of a layer, that lose heads or neurons: all layers have to silence the same ones.
+
+    Transformer-XL's biases are such, of which all layers have one. Arguments and errors as of `remove`.
+    """
+    narrow = narrower(config, params, kernels, kind)
+    if narrow is None:
+        return []
+    leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(narrow.shapes), strict=True)
     changed = [path_of(path) for (path, leaf), like in leaves if leaf.shape != like.shape]
-    return [path for path in changed if not path.startswith(own)]
-
-
-def _owner(path: str, kind: str) -> str:
-    return path.removesuffix(INSIDE[kind]) + "/"
+    return [path for path in changed if narrow.owner(path) is None]
 
 
 def remove(config, params, kernels: dict[str, Kernel], kind: str):
@@ -63,45 +101,36 @@ def remove(config, params, kernels: dict[str, Kernel], kind: str):
       UserError: parameters that all layers share have heads, of which the layers do not silence the same; or the family
         tells its heads apart by their number, so that the narrower model computes something else.
     """
-    alive, field = living(params, kernels, kind), FIELDS[kind]
-    # A Conformer's d_ff=0 is four times its width.
-    before = config.model[field] or next((mask.shape[1] for mask in alive.values()), 0)
-    if not alive or any(mask.shape[1] != before for mask in alive.values()):
-        raise UserError(f"config.model.{field}={before} is not what the kernels of this model read: nothing is removed")
-    after = max(1, max(int(mask.sum(1).max()) for mask in alive.values()))
-    if after == before:
+    narrow = narrower(config, params, kernels, kind)
+    if narrow is None:
         return config, params
-    narrow = config.copy_and_resolve_references().unlock()
-    narrow.model[field] = after
-    narrow.lock()
-    shapes = jax.eval_shape(make_task(narrow).init, jax.random.key(0))
-    # The living first, then silent ones to fill up the layers that have fewer, each in their order.
-    order = {path: np.sort(np.argsort(~mask, axis=1, kind="stable")[:, :after]) for path, mask in alive.items()}
-    kept = {_owner(path, kind): indices for path, indices in order.items()}
 
     def take(path, leaf, like):
         if leaf.shape == like.shape:
             return leaf
         path = path_of(path)
         axes = [i for i, sizes in enumerate(zip(leaf.shape, like.shape)) if sizes[0] != sizes[1]]
-        if leaf.ndim != like.ndim or [(leaf.shape[i], like.shape[i]) for i in axes] != [(before, after)]:
-            raise UserError(f"{path} of shape {leaf.shape} would have {like.shape} with {field}={after}: not possible")
-        indices = next((own for prefix, own in kept.items() if path.startswith(prefix)), None)
-        if indices is None:  # shared by all layers
-            indices = np.concatenate(list(kept.values()))
+        if leaf.ndim != like.ndim or [(leaf.shape[i], like.shape[i]) for i in axes] != [(narrow.before, narrow.after)]:
+            raise UserError(
+                f"{path} of shape {leaf.shape} would have {like.shape} with {FIELDS[kind]}={narrow.after}: not possible"
+            )
+        owner = narrow.owner(path)
+        if owner is None:  # shared by all layers
+            indices = np.concatenate(list(narrow.kept.values()))
             if (indices != indices[:1]).any():
                 raise UserError(
                     f"{path} is shared by layers that do not silence the same {kind}: not possible; silenced and "
                     "removed in one go they would be the same"
                 )
             return jnp.take(leaf, indices[0], axis=axes[0])
+        indices = narrow.kept[owner]
         if leaf.shape[0] != len(indices):
             return jnp.take(leaf, indices[0], axis=axes[0])
         return jnp.stack([jnp.take(own, chosen, axis=axes[0] - 1) for own, chosen in zip(leaf, indices)])
 
-    removed = jax.tree_util.tree_map_with_path(take, params, shapes)
-    _check_same_function(config, params, narrow, removed, kind)
-    return narrow, removed
+    removed = jax.tree_util.tree_map_with_path(take, params, narrow.shapes)
+    _check_same_function(config, params, narrow.config, removed, kind)
+    return narrow.config, removed
 
 
 def _check_same_function(config, params, narrow, removed, kind) -> None:

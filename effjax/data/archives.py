@@ -13,7 +13,7 @@ from etils import epath
 
 from effjax.errors import UserError
 
-# What the standard library raises on archives that are cut short, damaged or locked.
+# What archives raise that are cut short, damaged or locked: those of the standard library, and `ZipArchive`.
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -21,7 +21,6 @@ DAMAGE = (
     lzma.LZMAError,
     EOFError,
     gzip.BadGzipFile,
-    RuntimeError,  # of zipfile: a password; as NotImplementedError, a way of packing that it does not know
 )
 
 
@@ -54,9 +53,19 @@ def read_archive(path: epath.PathLike) -> bytes:
         raise UserError(f"{path} is truncated or corrupt: {error}") from error
 
 
+class ZipArchive(zipfile.ZipFile):
+    """A .zip archive, in which a file that cannot be unpacked is damage, as it is in archives of other kinds."""
+
+    def open(self, *args, **kwargs):
+        try:
+            return super().open(*args, **kwargs)
+        except RuntimeError as error:  # a password; as NotImplementedError, a way of packing that zipfile does not know
+            raise zipfile.BadZipFile(str(error)) from error
+
+
 def unzip(data: bytes) -> bytes:
     """The only file of a .zip archive."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    with ZipArchive(io.BytesIO(data)) as archive:
         names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
         if len(names) != 1:
             raise UserError(f"the archive holds {len(names)} files, one is needed")

@@ -6,12 +6,10 @@ confused with the copy of 321 series from 2012 on (Lai et al. 2018), which has o
 Source: UCI Machine Learning Repository, data set 321; Salinas et al. 2020 (1704.04110), section 4.
 """
 
-import zipfile
-
 import numpy as np
 from etils import epath
 
-from effjax.data.archives import DAMAGE
+from effjax.data.archives import DAMAGE, ZipArchive
 from effjax.data.downloads import official_file
 from effjax.data.series import SeriesSet, series_set
 from effjax.errors import UserError
@@ -53,7 +51,7 @@ def parse(file: epath.PathLike, *, end: np.datetime64 = END) -> SeriesSet:
     try:
         with file.open("rb") as raw:
             if file.suffix == ".zip":
-                with zipfile.ZipFile(raw) as archive:
+                with ZipArchive(raw) as archive:
                     names = [name for name in archive.namelist() if name.endswith("LD2011_2014.txt")]
                     if len(names) != 1:
                         raise UserError(f"{file}: there is no file LD2011_2014.txt in this archive")

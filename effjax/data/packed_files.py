@@ -1,11 +1,10 @@
 """The files of a folder or of an archive of many, one after the other."""
 
-import zipfile
 from collections.abc import Callable, Iterator
 
 from etils import epath
 
-from effjax.data.archives import DAMAGE, tar_files
+from effjax.data.archives import DAMAGE, ZipArchive, tar_files
 from effjax.errors import UserError
 
 
@@ -34,7 +33,7 @@ def packed_files(path: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str
     try:
         with place.open("rb") as file:
             if place.suffix.lower() == ".zip":
-                with zipfile.ZipFile(file) as archive:
+                with ZipArchive(file) as archive:
                     for entry in archive.infolist():
                         if not entry.is_dir() and wanted(entry.filename):
                             yield entry.filename, archive.read(entry)

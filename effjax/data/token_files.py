@@ -5,14 +5,13 @@ import io
 import json
 import os
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
 
-from effjax.data.archives import DAMAGE
+from effjax.data.archives import DAMAGE, ZipArchive
 from effjax.data.words import WordVocabulary
 from effjax.errors import UserError
 
@@ -127,7 +126,7 @@ class TokenFiles:
 
     def _unzip(self) -> dict[str, bytes]:
         try:
-            with zipfile.ZipFile(io.BytesIO(self.archive)) as archive:
+            with ZipArchive(io.BytesIO(self.archive)) as archive:
                 entries = {os.path.basename(name): name for name in archive.namelist()}
                 missing = [name for split in SPLITS if (name := f"wiki.{split}.tokens") not in entries]
                 if missing:

@@ -9,12 +9,10 @@ Source: UCI Machine Learning Repository, data set 204 (PEMS-SF); the protocol of
 seven days from 2008-06-15 on are forecast.
 """
 
-import zipfile
-
 import numpy as np
 from etils import epath
 
-from effjax.data.archives import DAMAGE
+from effjax.data.archives import DAMAGE, ZipArchive
 from effjax.data.downloads import official_file
 from effjax.data.series import SeriesSet, series_set
 from effjax.errors import UserError
@@ -74,7 +72,7 @@ def read(file: epath.Path, name: str) -> str:
     try:
         if file.is_dir():
             return (file / name).read_text()
-        with file.open("rb") as raw, zipfile.ZipFile(raw) as archive:
+        with file.open("rb") as raw, ZipArchive(raw) as archive:
             return archive.read(name).decode()
     except (KeyError, FileNotFoundError):
         raise UserError(f"{file}: there is no file {name} in it") from None

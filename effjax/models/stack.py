@@ -96,8 +96,6 @@ class Stack(nn.Module):
         self._make_parameters(x, shared)
         if global_mask is not None and not all(hasattr(mixer, "max_global") for mixer in self.period.mixers()):
             raise ValueError("global_mask for a stack with mixers that know no global tokens; None is allowed")
-        if self.is_initializing():  # the parameters are there, and nobody looks at what they give
-            return (x if self.residual == "residual" else jnp.concatenate([x, x], axis=-1)), states
         blocks = pure_blocks(self.period.clone(parent=None), deterministic, small_states=self.small_states)
         params = self.variables["params"]["period"]
         # A constant key where nothing is dropped: LSH rotations differ by layer and repeat from call to call.

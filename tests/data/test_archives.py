@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from effjax.data.archives import DAMAGE, read_archive, tar_files
+from effjax.data.packed_files import packed_files
 from effjax.errors import UserError
 
 TEXT = np.random.default_rng(0).integers(0, 64, 20_000, np.uint8).tobytes()
@@ -47,6 +48,22 @@ def test_damage_is_refused(tmp_path, name, damage):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError, match=f"{name} is truncated or corrupt"):
         read_archive(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("local", "central", "value", "message"),
+    [(6, 8, 1, "password"), (8, 10, 99, "compression method is not supported")],  # fields of the two headers of a file
+    ids=["locked", "packed_otherwise"],
+)
+def test_a_zip_that_cannot_be_unpacked_is_said_to_be_damaged(tmp_path, local, central, value, message):
+    data = bytearray(zipped(text=TEXT))
+    for start, field in ((data.rindex(b"PK\x03\x04"), local), (data.rindex(b"PK\x01\x02"), central)):
+        data[start + field] = value
+    (tmp_path / "text.zip").write_bytes(data)
+    with pytest.raises(UserError, match=rf"text\.zip is truncated or corrupt: .*{message}"):
+        read_archive(tmp_path / "text.zip")
+    with pytest.raises(UserError, match=rf"text\.zip is truncated or corrupt after its beginning: .*{message}"):
+        list(packed_files(str(tmp_path / "text.zip"), lambda name: True))
 
 
 def test_a_zip_holds_one_file(tmp_path):

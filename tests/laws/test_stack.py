@@ -75,6 +75,14 @@ def test_4_any_length(mode):
         assert relative_rms(short, whole[:, :length]) <= (2e-3 if mode == "exact" else 1e-5)
 
 
+def test_init_with_output_gives_what_the_model_gives(mode):
+    model, params = make_decoder(mode, pattern=("full", "local"))
+    tokens = ids((2, LENGTH))
+    (logits, _), made = jax.jit(model.init_with_output)(jax.random.key(0), tokens)
+    jax.tree.map(np.testing.assert_array_equal, made, params)
+    assert relative_rms(logits, jax.jit(model.apply)(params, tokens)[0]) <= 1e-6
+
+
 def test_2_causality(mode):
     model, params = make_decoder(mode, pattern=("full", "local"))
     run = jax.jit(lambda tokens: model.apply(params, tokens)[0])
@@ -126,7 +134,7 @@ def test_6_packed_documents_equal_separate_ones(mode):
 
 @pytest.mark.slow
 def test_7_large_bfloat16_stays_finite(mode):
-    stack = make_stack(mode, pattern=("full", "lsh"), dropout_rate=0.1, dtype=jnp.bfloat16)
+    stack = make_stack(mode, dropout_rate=0.1, dtype=jnp.bfloat16)
     params = jax.jit(stack.init)(jax.random.key(0), jnp.zeros((1, 1, D_MODEL)))
     # The exact mode's grid ends at 2^10, short of sums of such inputs.
     x = (1e2 if mode == "exact" else 1e3) * np.random.default_rng(0).uniform(-1, 1, (2, LENGTH, D_MODEL))

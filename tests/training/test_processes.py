@@ -50,7 +50,7 @@ def test_killed_at_any_moment_a_run_writes_what_it_would_have_written(tmp_path):
     options = dict(steps=60, log_every=2, checkpoint__every=5, eval__every=7, model__carry=True)
     finish(start(tmp_path / "whole", **options))
     killed_at = []
-    for rows in (1, 11, 31):  # the second kill lands before, while or after its first checkpoint is written
+    for rows in (1, 11, 19, 31):  # the second kill lands before, while or after its first checkpoint is written
         process = start(tmp_path / "killed", **options)
         wait_for_rows(tmp_path / "killed", process, rows)
         process.send_signal(signal.SIGKILL)
