@@ -8,7 +8,7 @@ from effjax.compression.importance import alike_in_all_layers, unit_importance
 from effjax.compression.kernels import find_kernels, select
 from effjax.compression.prune import Plan, masked, prune_once, sparsity_of, targets_of
 from effjax.compression.quantize import nbytes
-from effjax.compression.quantizing_run import score, trained_run, without_compression, write_smaller
+from effjax.compression.quantizing_run import after_training, float_task, score, write_smaller
 from effjax.compression.removal import remove, shared_by_layers
 from effjax.compression.sparsity import check_sparsity
 from effjax.compression.structure import structure_of
@@ -57,7 +57,8 @@ def prune_run(
     """
     check_release(open_workdir(out))
     check_sparsity(sparsity)
-    kernels = find_kernels(make_task(without_compression(config)).init)
+    task = float_task(config, workdir)
+    kernels = find_kernels(task.init)
     chosen = select(kernels, config.pruning.rules, field="config.pruning.rules")
     plan = None
     if structure:
@@ -67,7 +68,8 @@ def prune_run(
     if structure in ("heads", "neurons") and batches < 1:
         raise UserError(f"batches={batches}: importance needs at least one training batch")
 
-    config, task, step, params, mesh = trained_run(config, workdir, which)
+    task, step, params, mesh = after_training(task, workdir, which)
+    config = narrow = task.config
     with jax.set_mesh(mesh):
         small = params
         if structure in ("heads", "neurons"):
@@ -79,7 +81,6 @@ def prune_run(
         elif structure:
             small, _ = prune_once(params, plan)
         sparse = sparsity_of(small, chosen)
-        narrow = config
         if removal:
             for kind in ("heads", "neurons"):
                 narrow, small = remove(narrow, small, kernels, kind)

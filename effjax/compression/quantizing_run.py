@@ -7,6 +7,7 @@ from effjax.compression.kernels import find_kernels, select
 from effjax.compression.quantize import check_mode, kernel_losses, nbytes, quantize_params, quantized_bytes
 from effjax.errors import UserError
 from effjax.tasks import make_task
+from effjax.tasks.task import Task
 from effjax.training.checkpoints import fingerprint
 from effjax.training.release import check_release, write_release
 from effjax.training.restore import restore_on_all_devices
@@ -14,24 +15,33 @@ from effjax.training.stages import stage_of_step
 from effjax.training.workdir import open_workdir
 
 
-def trained_run(config, workdir: str, which: str):
-    """A run as it is after training, in floats.
-
-    Returns:
-      `(config, task, step, params, mesh)`; the configuration is that of the stage in which it ended, and the task knows
-      what the run keeps beside its checkpoints.
+def float_task(config, workdir: str) -> Task:
+    """The task of a run in floats, unpruned.
 
     Raises:
-      UserError: the run holds integers already, or there is no such checkpoint.
+      UserError: the run holds integers already.
     """
     if config.quantization.stored:
         raise UserError(f"{workdir} holds integers already; give the run that they were made from")
-    config = without_compression(config)
-    step, params, mesh = restore_on_all_devices(make_task(config), workdir, which)
-    config = stage_of_step(config, step).config
-    task = make_task(config)
+    config = config.copy_and_resolve_references().unlock()
+    config.quantization.mode, config.quantization.states, config.pruning.method = "none", False, "none"
+    return make_task(config.lock())
+
+
+def after_training(task: Task, workdir: str, which: str):
+    """A run as it is after training.
+
+    Returns:
+      `(task, step, params, mesh)`; the task is that of the stage in which it ended, and knows what the run keeps beside
+      its checkpoints.
+
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    step, params, mesh = restore_on_all_devices(task, workdir, which)
+    task = task.at_stage(stage_of_step(task.config, step).config)
     task.workdir = open_workdir(workdir)
-    return config, task, step, params, mesh
+    return task, step, params, mesh
 
 
 def score(task, params, of, split: str, **settings) -> dict:
@@ -46,10 +56,10 @@ def write_smaller(out: str, config, step: int, params, task) -> int:
     return write_release(open_workdir(out), config, step, params, fingerprint({"params": params}), files=files)
 
 
-def without_compression(config):
-    """The configuration of the same model in floats, unpruned."""
+def in_integers(config, mode: str, states: bool):
+    """The configuration of the same model in integers."""
     config = config.copy_and_resolve_references().unlock()
-    config.quantization.mode, config.quantization.states, config.pruning.method = "none", False, "none"
+    config.quantization.update(mode=mode, states=states, stored=True)
     return config.lock()
 
 
@@ -85,31 +95,26 @@ def quantize_run(
     """
     check_release(open_workdir(out))
     check_mode(mode)
-    quantized_config = without_compression(config).copy_and_resolve_references().unlock()
-    quantized_config.quantization.update(mode=mode, states=states, stored=True)
+    task = float_task(config, workdir)
     rules, group = config.quantization.rules, config.quantization.group
-    kernels = select(
-        find_kernels(make_task(without_compression(config)).init), rules, field="config.quantization.rules"
-    )
-    make_task(quantized_config)  # checks its settings
+    kernels = select(find_kernels(task.init), rules, field="config.quantization.rules")
+    make_task(in_integers(task.config, mode, states))  # checks its settings
     if mode == "int8_static" and calibration_batches < 1:
         raise UserError(f"calibration_batches={calibration_batches}: the calibration data is empty; 1 or more")
 
-    config, task, step, params, mesh = trained_run(config, workdir, which)
+    task, step, params, mesh = after_training(task, workdir, which)
+    small_config = in_integers(task.config, mode, states)
     with jax.set_mesh(mesh):
         scales = None
         if mode == "int8_static":
-            carry = task.initial_carry(config.batch_size)
+            carry = task.initial_carry(task.config.batch_size)
             scales = calibrate(task.loss, params, training_batches(task, calibration_batches), kernels, carry)
         make_small = jax.jit(lambda params: quantize_params(params, kernels, mode, group, scales))
         quantized = make_small(params)
-        quantized_config.update(config)
-        quantized_config.quantization.update(mode=mode, states=states, stored=True)
-        quantized_config.lock()
         settings = dict(limit=limit or None, mesh=mesh)
         before = task.evaluate(params, split, **settings)
-        after = score(make_task(quantized_config), quantized, task, split, **settings)
-    disk = write_smaller(out, quantized_config, step, quantized, task)
+        after = score(make_task(small_config), quantized, task, split, **settings)
+    disk = write_smaller(out, small_config, step, quantized, task)
     sizes = {"before": nbytes(params), "after": nbytes(quantized), "disk": disk}
     return {
         "mode": mode,

@@ -1,17 +1,16 @@
 """Attention heads and hidden neurons taken out of a model that has silenced them: the same function, narrower."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from effjax.compression.kernels import Kernel, path_of
 from effjax.compression.structure import reads
 from effjax.errors import UserError
 from effjax.tasks import make_task
+from effjax.tasks.task import Task
 
 FIELDS = {"heads": "n_heads", "neurons": "d_ff"}
 INSIDE = {"heads": "/out/kernel", "neurons": "/outer/kernel"}
@@ -33,14 +32,12 @@ class Narrower:
     """What a model would be without what its layers have silenced.
 
     Attributes:
-      config: its configuration.
-      shapes: of its parameters.
+      task: that of its configuration.
       before, after: heads or neurons of a layer.
       kept: those that stay, by the prefix of a layer's parameters, int `[layers, after]`.
     """
 
-    config: ConfigDict
-    shapes: Any
+    task: Task
     before: int
     after: int
     kept: dict[str, np.ndarray]
@@ -62,11 +59,10 @@ def narrower(config, params, kernels: dict[str, Kernel], kind: str) -> Narrower 
         return None
     narrow = config.copy_and_resolve_references().unlock()
     narrow.model[field] = after
-    shapes = jax.eval_shape(make_task(narrow.lock()).init, jax.random.key(0))
     # The living first, then silent ones to fill up the layers that have fewer, each in their order.
     order = {path: np.sort(np.argsort(~mask, axis=1, kind="stable")[:, :after]) for path, mask in alive.items()}
     kept = {path.removesuffix(INSIDE[kind]) + "/": indices for path, indices in order.items()}
-    return Narrower(narrow, shapes, before, after, kept)
+    return Narrower(make_task(narrow.lock()), before, after, kept)
 
 
 def shared_by_layers(config, params, kernels: dict[str, Kernel], kind: str) -> list[str]:
@@ -77,7 +73,7 @@ def shared_by_layers(config, params, kernels: dict[str, Kernel], kind: str) -> l
     narrow = narrower(config, params, kernels, kind)
     if narrow is None:
         return []
-    leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(narrow.shapes), strict=True)
+    leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(narrow.task.abstract_params), strict=True)
     changed = [path_of(path) for (path, leaf), like in leaves if leaf.shape != like.shape]
     return [path for path in changed if narrow.owner(path) is None]
 
@@ -128,24 +124,23 @@ def remove(config, params, kernels: dict[str, Kernel], kind: str):
             return jnp.take(leaf, indices[0], axis=axes[0])
         return jnp.stack([jnp.take(own, chosen, axis=axes[0] - 1) for own, chosen in zip(leaf, indices)])
 
-    removed = jax.tree_util.tree_map_with_path(take, params, narrow.shapes)
-    _check_same_function(config, params, narrow.config, removed, kind)
-    return narrow.config, removed
+    removed = jax.tree_util.tree_map_with_path(take, params, narrow.task.abstract_params)
+    _check_same_function(((make_task(config), params), (narrow.task, removed)), kind)
+    return narrow.task.config, removed
 
 
-def _check_same_function(config, params, narrow, removed, kind) -> None:
+def _check_same_function(models, kind) -> None:
     """Raises UserError where the losses of random inputs differ by more than rounding."""
     losses = []
-    for own, weights in ((config, params), (narrow, removed)):
-        task = make_task(own)
+    for task, params in models:
         rng = np.random.default_rng(0)
         shapes = task.abstract_batch()
         batch = {name: jnp.asarray(rng.integers(0, 2, like.shape), like.dtype) for name, like in shapes.items()}
         for name in batch:
             if name.endswith("_lengths"):  # of the rows of `inputs` or `labels`: whole, or there is no loss to compare
                 batch[name] = jnp.full_like(batch[name], batch[name.removesuffix("_lengths") + "s"].shape[1])
-        carry = task.initial_carry(own.batch_size)
-        losses.append(float(jax.jit(lambda w, b, c, task=task: task.loss(w, b, c)[0])(weights, batch, carry)))
+        carry = task.initial_carry(task.config.batch_size)
+        losses.append(float(jax.jit(lambda w, b, c, task=task: task.loss(w, b, c)[0])(params, batch, carry)))
     if not np.isclose(*losses, rtol=1e-5):
         raise UserError(
             f"with fewer {kind} this model computes something else (loss {losses[0]:.6f}, then {losses[1]:.6f}): the "

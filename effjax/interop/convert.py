@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -55,7 +54,7 @@ def import_state_dict(
         vocab_size=size,
         vocabulary=vocabulary or VOCABULARIES.get((kind, size), ""),
     )
-    params = jax.eval_shape(make_task(config).init, jax.random.key(0))
+    params = make_task(config).abstract_params
     return config, to_ours(architecture.layout(config.model), tensors, params, source=source)
 
 

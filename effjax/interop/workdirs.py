@@ -46,7 +46,7 @@ def load_model(workdir: str, checkpoint: str = "latest", fields: tuple = ()) -> 
     config = load_saved_config(directory).unlock()
     set_fields(config, tuple(fields), source="load_model")
     task = make_task(config.lock())
-    _, params = restore_params(directory, jax.eval_shape(task.init, jax.random.key(0)), which=checkpoint)
+    _, params = restore_params(directory, task.abstract_params, which=checkpoint)
     return task.model, params
 
 

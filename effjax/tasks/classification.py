@@ -118,11 +118,7 @@ class Classification(ExampleTask):
     @functools.cached_property
     def _pretrained(self):
         """The encoder of `options.init_from`, on the host."""
-        shapes = jax.eval_shape(self.model.init, jax.random.key(0), *self._one())["params"]["encoder"]
-        return pretrained_encoder(self.config, shapes)
-
-    def _one(self):
-        return (jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), bool)) * (1 + self.pairs)
+        return pretrained_encoder(self.config, self.abstract_params["encoder"])
 
     def logits(self, params, batch, *, key=None, deterministic: bool = True):
         """Scores of the classes, `[B, C]`, and what the mixers add to the loss."""

@@ -33,7 +33,7 @@ def pretrained_encoder(config, encoder, which: str = "latest"):
         raise UserError(
             f"{where} uses vocabulary {saved.data.vocabulary!r}, config.data.vocabulary is {config.data.vocabulary!r}"
         )
-    there = jax.eval_shape(make_task(saved).init, jax.random.key(0))
+    there = make_task(saved).abstract_params
     for path, leaf in jax.tree_util.tree_leaves_with_path(encoder):
         found = there
         for part in path:

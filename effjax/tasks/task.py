@@ -1,5 +1,6 @@
 """What all tasks have in common: one task becomes another as training goes on."""
 
+import functools
 from typing import Any, Self
 
 import jax
@@ -20,6 +21,11 @@ class Task:
 
     workdir = None
     files: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def abstract_params(self):
+        """Shapes and types of what `init` makes, which is traced once and never run."""
+        return jax.eval_shape(self.init, jax.random.key(0))
 
     def at_stage(self, config) -> Self:
         """The task as it is in a stage (`effjax.training.stages`) whose configuration is `config`."""

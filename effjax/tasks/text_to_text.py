@@ -277,8 +277,8 @@ class TextToText(ExampleTask):
     def generation_state(self, length: int):
         """What writing one text keeps in memory, for all its beams: of the target, and of the source."""
         beams, ids = self.config.options.beams, jnp.zeros((1, self.config.options.source_length), jnp.int32)
-        params = jax.eval_shape(self.init, jax.random.key(0))
-        sources = jax.eval_shape(lambda params: self.model.apply({"params": params}, ids, method="read"), params)
+        read = lambda params: self.model.apply({"params": params}, ids, method="read")
+        sources = jax.eval_shape(read, self.abstract_params)
         sources = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sources)
         return self.model.initial_state(beams, self.model.dtype, max_length=length), sources
 

@@ -32,7 +32,7 @@ def restore_on_all_devices(task, workdir: str, which: str = "latest") -> tuple[i
     everywhere = NamedSharding(mesh, PartitionSpec())
     params = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-        jax.eval_shape(task.init, jax.random.key(0)),
+        task.abstract_params,
     )
     if which.startswith(AVERAGE):
         if not which.removeprefix(AVERAGE).isdecimal():

@@ -205,7 +205,7 @@ def fewer_heads(run: Run, heads: int) -> dict:
             return {"impossible": str(error)}
     config = load_saved_config(open_workdir(out))
     narrow = run.with_settings(model__n_heads=config.model.n_heads)
-    _, params = restore_params(open_workdir(out), jax.eval_shape(make_task(narrow).init, jax.random.key(0)))
+    _, params = restore_params(open_workdir(out), make_task(narrow).abstract_params)
     at_once = run.score(narrow, params)["bits_per_byte"]
     _, params, _ = fine_tuned(run, f"minus_{heads}_heads_tuned", start=out, model__n_heads=config.model.n_heads)
     result = run.score(narrow, params) | {"bytes": nbytes(params), "at_once": at_once, "steps": run.args.steps}

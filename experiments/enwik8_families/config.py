@@ -65,7 +65,7 @@ def hidden_width(config) -> int:
 
     def parameters(d_ff):
         config.model.d_ff = d_ff
-        shapes = jax.eval_shape(make_task(config).init, jax.random.key(0))
+        shapes = make_task(config).abstract_params
         return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
     narrow, wide = parameters(8), parameters(16)

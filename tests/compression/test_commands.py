@@ -65,7 +65,7 @@ def test_size_on_disk_is_that_of_the_formula_within_three_per_cent(tmp_path):
 
     config = with_settings(tiny_config("full"), model__d_model=128, model__d_ff=512)
     task = make_task(config)
-    shapes, kernels = jax.eval_shape(task.init, jax.random.key(0)), find_kernels(task.init)
+    shapes, kernels = task.abstract_params, find_kernels(task.init)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda like: jnp.asarray(rng.normal(size=like.shape), like.dtype), shapes)
     for mode in ("int8_weight_only", "int4_weight_only"):
@@ -176,7 +176,7 @@ def test_families_that_tell_heads_apart_say_so():
 @pytest.mark.slow
 def test_heads_of_layers_that_share_parameters_are_silenced_alike_and_removed(tmp_path, capsys):
     config = with_settings(tiny_config("transformer_xl"), model__n_heads=4, model__head_dim=4, batch_size=8)
-    rng, shapes = np.random.default_rng(0), jax.eval_shape(make_task(config).init, jax.random.key(0))
+    rng, shapes = np.random.default_rng(0), make_task(config).abstract_params
     before = jax.tree.map(lambda like: jnp.asarray(0.2 * rng.normal(size=like.shape), like.dtype), shapes)
     run, out = str(tmp_path / "run"), str(tmp_path / "narrow")
     write_release(open_workdir(run), config, 3, before, fingerprint({"params": before}))

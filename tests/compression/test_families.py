@@ -95,7 +95,7 @@ def test_integers_come_near_the_floats_in_every_family(name):
 def random_conformer():
     """Kernels and parameters of a Conformer, never compiled."""
     task = make_task(family_config("conformer"))
-    shapes, rng = jax.eval_shape(task.init, jax.random.key(0)), np.random.default_rng(0)
+    shapes, rng = task.abstract_params, np.random.default_rng(0)
     random = lambda like: jnp.asarray(rng.uniform(0.1, 1.0, like.shape), like.dtype)
     return find_kernels(task.init), jax.tree.map(random, shapes)
 

@@ -121,7 +121,7 @@ def test_trains_scores_and_predicts(name, data, tmp_path, capsys, monkeypatch):
 def check_average(tmp_path, config):
     """The mean of two checkpoints is what `average:2` restores; three are more than there are."""
     workdir = open_workdir(str(tmp_path / "run"))
-    like = jax.eval_shape(make_task(config).init, jax.random.key(0))
+    like = make_task(config).abstract_params
     parts = [restore_params(workdir, like, which=step)[1] for step in (1, 2)]
     step, mean = average_params(workdir, like, 2)
     assert step == 2
@@ -258,7 +258,7 @@ def test_published_sizes_and_mult_adds(preset, parameters, millions):
     """Parameters of the blocks to the unit, mult-adds as far as their last digit goes (the language model's to 1 %)."""
     source = f"configs/lite_transformer_{preset}" if ".py" in preset else f"configs/lite_transformer_{preset}.py"
     task = make_task(load_config(source))
-    params = jax.eval_shape(task.init, jax.random.key(0))
+    params = task.abstract_params
     if millions is not None:
         (counted,) = task.mult_adds(params).values()
         assert counted / 1e6 == pytest.approx(millions, rel=0.01 if preset == "wikitext103" else 0.0025)
