@@ -84,7 +84,7 @@ def test_there_and_back_changes_no_bit(tmp_path, capsys):
     assert "exists; nothing is overwritten" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["led", "wav2vec2-conformer"])
+@pytest.mark.parametrize("name", [pytest.param("led", marks=pytest.mark.slow), "wav2vec2-conformer"])
 def test_what_no_task_trains_becomes_a_folder_with_its_model(name, tmp_path, capsys):
     golden = load({"led": "hf_led", "wav2vec2-conformer": "hf_conformer_rotary"}[name])
     settings, weights = foreign_settings(golden), golden["weights"]

@@ -15,6 +15,7 @@ from effjax.compression.sparsity import cubic_sparsities, erk_densities, kept_co
 from effjax.compression.structure import Structure, keep_greatest, keep_n_of_m, structure_of
 from effjax.errors import UserError
 
+apply_updates = jax.jit(optax.apply_updates)
 KERNELS = {
     "a/out/kernel": Kernel("a/out/kernel", (2, 4, 6), 3, (0, 1)),
     "b/inner/kernel": Kernel("b/inner/kernel", (8, 12), 0, (0,)),
@@ -40,11 +41,11 @@ def gradients(tree, seed):
 def train(plan, steps, optimizer=None):
     """Parameters after each update, and the optimizer's last state."""
     optimizer = prune(optimizer or optax.adamw(0.1, weight_decay=0.1), plan)
-    tree = params()
-    state, update, trees = optimizer.init(tree), jax.jit(optimizer.update), []
+    tree, update, trees = params(), jax.jit(optimizer.update), []
+    state = jax.jit(optimizer.init)(tree)
     for step in range(steps):
         updates, state = update(gradients(tree, step), state, tree)
-        tree = optax.apply_updates(tree, updates)
+        tree = apply_updates(tree, updates)
         trees.append(tree)
     return trees, state
 
@@ -81,7 +82,7 @@ def test_sparsity_zero_is_bit_identical_to_the_optimizer_alone():
     state, update = plain.init(tree), jax.jit(plain.update)
     for step in range(4):
         updates, state = update(gradients(tree, step), state, tree)
-        tree = optax.apply_updates(tree, updates)
+        tree = apply_updates(tree, updates)
     assert jax.tree.all(jax.tree.map(np.array_equal, tree, trees[-1]))
 
 

@@ -75,6 +75,7 @@ def test_4_any_length(mode):
         assert relative_rms(short, whole[:, :length]) <= (2e-3 if mode == "exact" else 1e-5)
 
 
+@pytest.mark.slow
 def test_init_with_output_gives_what_the_model_gives(mode):
     model, params = make_decoder(mode, pattern=("full", "local"))
     tokens = ids((2, LENGTH))

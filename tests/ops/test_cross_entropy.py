@@ -17,21 +17,30 @@ def direct(x, kernel, bias, targets):
     return -jnp.take_along_axis(jax.nn.log_softmax(x @ kernel + bias), targets[..., None], axis=-1)[..., 0]
 
 
+def with_gradients(loss, weights, x, kernel, bias, targets):
+    """Losses, and the gradients of their weighted sum, in one program."""
+
+    @jax.jit
+    def run(weights, *arrays):
+        nats, pullback = jax.vjp(lambda *arrays: loss(*arrays, jnp.asarray(targets)), *arrays)
+        return nats, pullback(weights)
+
+    return run(weights, x, kernel, bias)
+
+
 @pytest.mark.parametrize("chunk_size", [*(pytest.param(size, marks=pytest.mark.slow) for size in (1, 13)), 4, 99])
 @pytest.mark.parametrize(("dtype", "bound"), [(jnp.float64, 1e-12), (jnp.float32, 1e-5)])
 def test_equals_the_direct_form(chunk_size, dtype, bound):
     x, kernel, bias, targets = inputs()
     weights = np.random.default_rng(1).random((2, 13))
     with jax.enable_x64(True):
-        expected, pullback = jax.vjp(lambda *args: direct(*args, targets), x, kernel, bias)
-        expected_gradients = pullback(jnp.asarray(weights))
-        arrays = [jnp.asarray(array, dtype) for array in (x, kernel, bias)]
-        ours = lambda x, kernel, bias: chunked_cross_entropy(
-            x, kernel, jnp.asarray(targets), bias=bias, chunk_size=chunk_size
+        expected, expected_gradients = with_gradients(direct, weights, x, kernel, bias, targets)
+        ours = lambda x, kernel, bias, targets: chunked_cross_entropy(
+            x, kernel, targets, bias=bias, chunk_size=chunk_size
         )
-        nats, pullback = jax.vjp(ours, *arrays)
+        arrays = [array.astype(dtype) for array in (weights, x, kernel, bias)]
+        nats, gradients = with_gradients(ours, *arrays, targets)
         assert nats.dtype == dtype
-        gradients = pullback(jnp.asarray(weights, dtype))
         for a, b in zip((nats, *gradients), (expected, *expected_gradients)):
             assert np.abs(np.asarray(a, np.float64) - b).max() <= bound * np.abs(b).max()
 
@@ -61,9 +70,9 @@ def test_weights_scale_the_loss_and_zero_leaves_a_target_out():
     x, kernel, bias, targets = map(jnp.asarray, inputs())
     weights = jnp.asarray([[2.0, 0.0] + [1.0] * 11] * 2)
     nats = chunked_cross_entropy(x, kernel, targets, bias=bias, chunk_size=4)
-    run = lambda x: chunked_cross_entropy(x, kernel, targets, bias=bias, weights=weights, chunk_size=4)
+    run = jax.jit(lambda x: chunked_cross_entropy(x, kernel, targets, bias=bias, weights=weights, chunk_size=4))
     np.testing.assert_allclose(run(x), nats * weights, rtol=1e-6)
-    assert not np.any(jax.grad(lambda x: run(x).sum())(x)[:, 1])
+    assert not np.any(jax.jit(jax.grad(lambda x: run(x).sum()))(x)[:, 1])
 
 
 def test_a_sharded_batch_and_length_stay_where_they_are():

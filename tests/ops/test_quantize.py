@@ -7,8 +7,10 @@ import pytest
 
 from effjax.ops.dense import dense_dot
 from effjax.ops.kernels import QuantizedKernel, RoundedKernel, Scheme
-from effjax.ops.quantize import largest_code, pack_pairs, quantize, round_through, scale_of, sqnr, unpack_pairs
+from effjax.ops.quantize import largest_code, pack_pairs, round_through, scale_of, sqnr, unpack_pairs
+from effjax.ops.quantize import quantize as quantize_eagerly
 
+quantize = jax.jit(quantize_eagerly, static_argnames=("bits", "axes"))
 X = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
 DIMENSIONS = ((1,), (0,)), ((), ())
 
@@ -81,7 +83,7 @@ def test_zero_constant_infinite_and_tiny_columns_give_no_nan(value):
 def test_random_rounding_has_the_right_mean():
     x = jnp.asarray(X[:4])
     draw = lambda key: jnp.multiply(*quantize(x, bits=4, axes=(0,), key=key))
-    draws = jax.vmap(draw)(jax.random.split(jax.random.key(0), 4096))
+    draws = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), 4096))
     scale = np.asarray(scale_of(x, bits=4, axes=(0,)))
     largest = np.abs(X[:4]) >= 6.9 * scale  # at the end of the range there is no upper neighbour
     assert (np.abs(np.asarray(draws).mean(0) - X[:4]) <= 0.05 * scale)[~largest].all()
@@ -89,7 +91,7 @@ def test_random_rounding_has_the_right_mean():
 
 def test_the_straight_through_gradient_is_the_mask_of_what_was_not_clipped():
     x, scale = jnp.asarray(X), jnp.float32(0.01)
-    gradient = jax.grad(lambda x: jnp.sum(3.0 * round_through(x, scale, 8)))(x)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(3.0 * round_through(x, scale, 8))))(x)
     np.testing.assert_array_equal(gradient, 3.0 * (np.abs(X) <= 1.275))
     assert (np.abs(X) > 1.275).any()
     assert not np.asarray(jax.grad(lambda s: jnp.sum(round_through(x, s, 8)))(scale)).any()

@@ -114,7 +114,7 @@ class Interrupted(FakeTask):
         return SendingReader(self.config, *share)
 
 
-@pytest.mark.parametrize("step", [1, 7, pytest.param(11, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [7, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 11))])
 def test_sigterm_finishes_the_step_saves_it_and_stops(uninterrupted, tmp_path, capsys, monkeypatch, step):
     monkeypatch.setattr(Interrupted, "at", step)
     before = signal.getsignal(signal.SIGTERM)
