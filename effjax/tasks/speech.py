@@ -117,7 +117,7 @@ class Speech(ExampleTask):
         self.splits = self.data.splits
         try:
             self.model = self.make_model(config.model)
-            self.abstract_params  # noqa: B018 - what does not fit shows when it is traced
+            self._statistics = self.abstract_params["batch_stats"]  # traced now: what does not fit shows
         except ValueError as error:
             raise UserError(f"config.model or config.options: {error}") from error
 
@@ -160,7 +160,7 @@ class Speech(ExampleTask):
     def initial_carry(self, batch_size: int):
         """Statistics, which no step reads: each begins with those among the parameters."""
         del batch_size
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.abstract_params["batch_stats"])
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._statistics)
 
     def absorb(self, params, carry):
         """The statistics of the step among the parameters; of an accumulated one the mean over its pieces."""
