@@ -64,7 +64,8 @@ def find_kernels(init) -> dict[str, Kernel]:
         return result
 
     with nn.intercept_methods(note):
-        shapes = jax.eval_shape(init, jax.random.key(0))
+        # A new function: one that JAX has traced before it does not call again, and nothing would be noted.
+        shapes = jax.eval_shape(lambda key: init(key), jax.random.key(0))
     kernels = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         path = path_of(path)

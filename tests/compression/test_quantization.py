@@ -199,6 +199,12 @@ def test_the_float_path_is_bit_identical_to_the_untouched_model():
         np.testing.assert_array_equal(ours.apply(params, inputs), theirs.apply(params, inputs))
 
 
+def test_kernels_are_found_again_in_a_function_that_was_traced_before():
+    init = make_task(tiny_config("full")).init
+    jax.eval_shape(init, jax.random.key(0))
+    assert find_kernels(init) == find_kernels(init) != {}
+
+
 def test_rules_choose_kernels_and_wrong_ones_are_errors():
     kernels = find_kernels(make_task(tiny_config("full", "log_sparse")).init)
     assert not any(part in path for path in kernels for part in ("norm", "bias", "positions"))
