@@ -19,8 +19,12 @@ def test_any_length(family, implementation, length):
             value_and_grads(lambda a: family.oracle(a, frozen, causal=family.causal), arrays, cotangent)
         )
     arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    # Some gradients are zero: one key's weight is 1, whatever it is. What is left is the rounding of what cancels, the
+    # worth of a value (its sum, under this cotangent) times a feature of the other side.
+    worth = max(np.abs(array).sum(-1).max() for array in arrays.values())
+    noise = np.finfo(np.float32).eps * worth * max(np.abs(array).max() for array in arrays.values())
     out, grads = family_op(family, implementation, family.causal, length, 1)(arrays, cotangent)
     assert relative_rms(out, expected[0]) <= 1e-5
     for name, gradient in grads.items():
-        scale = max(np.abs(expected[1][name]).max(), 1e-3)  # some are zero: one key's weight is 1, whatever it is
-        assert np.abs(np.asarray(gradient) - expected[1][name]).max() <= 1e-5 * scale + 2 * np.finfo(np.float32).eps
+        difference = np.abs(np.asarray(gradient) - expected[1][name]).max()
+        assert difference <= 1e-5 * np.abs(expected[1][name]).max() + noise
