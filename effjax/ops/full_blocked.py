@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from effjax.ops.blocks import add_columns, product, rows, transposed, untile
 from effjax.ops.loops import dynamic_loop
 from effjax.ops.masking import FLOOR, MASKED, Rules, end_softmax, keep_scale, pad_ids
 
@@ -30,12 +31,12 @@ def forward(q, k, v, bias, rules, *, causal, dropout_rate):
         q_head, k_head, v_head = q_heads[head], k_heads[head // shared], v_heads[head // shared]
 
         def one_query_block(i):
-            q_block = _rows(q_head, i, block_q)
+            q_block = rows(q_head, i, block_q)
 
             def visit(j, state):
                 highest, total, weighted = state
                 at = (b, n, i * block_q, j * block_k)
-                s = _product(q_block, _rows(k_head, j, block_k).T, accumulator)
+                s = product(q_block, rows(k_head, j, block_k).T, accumulator)
                 s = _apply_rules(s, bias, rules, at, causal=causal, transposed=False)
                 new = jnp.maximum(highest, s.max(-1))
                 p = jnp.exp(s - new[:, None])
@@ -43,7 +44,7 @@ def forward(q, k, v, bias, rules, *, causal, dropout_rate):
                 total = total * shrink + p.sum(-1)
                 if dropout_rate:
                     p = p * _keep(rules, head, at, p.shape, dropout_rate, accumulator)
-                values = _product(p.astype(v.dtype), _rows(v_head, j, block_k), accumulator)
+                values = product(p.astype(v.dtype), rows(v_head, j, block_k), accumulator)
                 return new, total, weighted * shrink[:, None] + values
 
             end = n_k
@@ -88,30 +89,28 @@ def backward(q, k, v, bias, rules, out, lse, g, *, causal, dropout_rate):
         q_head, g_head, lse_head, delta_head = q_heads[head], g_heads[head], lse[head], delta[head]
 
         def one_key_block(carry, j):
-            k_block, v_block = _rows(k_head, j, block_k), _rows(v_head, j, block_k)
+            k_block, v_block = rows(k_head, j, block_k), rows(v_head, j, block_k)
+            k_columns = transposed(k_block)
 
             def visit(i, state):
                 grad_q, grad_bias, grad_k, grad_v = state
                 at = (b, n, i * block_q, j * block_k)
-                q_block, g_block = _rows(q_head, i, block_q), _rows(g_head, i, block_q)
-                s = _product(k_block, q_block.T, accumulator)
+                q_block, g_block = rows(q_head, i, block_q), rows(g_head, i, block_q)
+                s = product(k_block, q_block.T, accumulator)
                 s = _apply_rules(s, bias, rules, at, causal=causal, transposed=True)
-                p = jnp.exp(s - _rows(lse_head, i, block_q))
-                grad_p = _product(v_block, g_block.T, accumulator)
+                p = jnp.exp(s - rows(lse_head, i, block_q))
+                grad_p = product(v_block, g_block.T, accumulator)
                 dropped = p
                 if dropout_rate:
                     keep = _keep(rules, head, at, (block_q, block_k), dropout_rate, accumulator).T
                     dropped, grad_p = p * keep, grad_p * keep
-                grad_s = p * (grad_p - _rows(delta_head, i, block_q))
-                grad_v += _product(dropped.astype(g_block.dtype), g_block, accumulator)
+                grad_s = p * (grad_p - rows(delta_head, i, block_q))
+                grad_v += product(dropped.astype(g_block.dtype), g_block, accumulator)
                 if bias is not None:
                     grad_bias = _add_bias_block(grad_bias, grad_s, at)
                 grad_s = grad_s.astype(q.dtype)
-                grad_k += _product(grad_s, q_block, accumulator)
-                # Kept as [H, T]: only the small operand is contracted over its rows.
-                columns = lax.dynamic_slice_in_dim(grad_q, i * block_q, block_q, 1)
-                columns += _product(k_block.T, grad_s, accumulator)
-                grad_q = lax.dynamic_update_slice_in_dim(grad_q, columns, i * block_q, 1)
+                grad_k += product(grad_s, q_block, accumulator)
+                grad_q = add_columns(grad_q, i, product(k_columns, grad_s, accumulator))
                 return grad_q, grad_bias, grad_k, grad_v
 
             start = 0
@@ -121,9 +120,9 @@ def backward(q, k, v, bias, rules, out, lse, g, *, causal, dropout_rate):
             *carry, grad_k, grad_v = dynamic_loop(start, n_q, visit, (*carry, zeros, zeros), mean_trips=mean_trips)
             return tuple(carry), (grad_k, grad_v)
 
-        init = (jnp.zeros((width, n_q * block_q), accumulator), grad_bias)
+        init = (jnp.zeros((n_q, width, block_q), accumulator), grad_bias)
         (grad_q, grad_bias), (grad_k, grad_v) = lax.scan(one_key_block, init, jnp.arange(n_k))
-        return grad_bias, (grad_q.T, grad_k, grad_v)
+        return grad_bias, (untile(grad_q), grad_k, grad_v)
 
     grad_bias = None if bias is None else jnp.zeros(bias.shape, accumulator)
     grad_bias, (grad_q, grad_k, grad_v) = lax.scan(one_head, grad_bias, jnp.arange(batch * heads))
@@ -165,14 +164,6 @@ def _from_heads(x, batch, length):
     """[B * N, ..., H] -> [B, L, N, H]."""
     heads, width = x.shape[0] // batch, x.shape[-1]
     return x.reshape(batch, heads, -1, width)[:, :, :length].swapaxes(1, 2)
-
-
-def _rows(x, index, block):
-    return lax.dynamic_slice_in_dim(x, index * block, block)
-
-
-def _product(a, b, accumulator):
-    return jnp.dot(a, b, preferred_element_type=accumulator)
 
 
 def _pad(bias, rules, batch, lengths, padded):
