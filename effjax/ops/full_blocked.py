@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from effjax.ops.blocks import add_columns, product, rows, transposed, untile
+from effjax.ops.blocks import add_columns, product, rows, rows_of, transposed
 from effjax.ops.loops import dynamic_loop
 from effjax.ops.masking import FLOOR, MASKED, Rules, end_softmax, keep_scale, pad_ids
 
@@ -90,7 +90,7 @@ def backward(q, k, v, bias, rules, out, lse, g, *, causal, dropout_rate):
 
         def one_key_block(carry, j):
             k_block, v_block = rows(k_head, j, block_k), rows(v_head, j, block_k)
-            k_columns = transposed(k_block)
+            k_columns = transposed(k_block, accumulator)
 
             def visit(i, state):
                 grad_q, grad_bias, grad_k, grad_v = state
@@ -110,7 +110,7 @@ def backward(q, k, v, bias, rules, out, lse, g, *, causal, dropout_rate):
                     grad_bias = _add_bias_block(grad_bias, grad_s, at)
                 grad_s = grad_s.astype(q.dtype)
                 grad_k += product(grad_s, q_block, accumulator)
-                grad_q = add_columns(grad_q, i, product(k_columns, grad_s, accumulator))
+                grad_q = add_columns(grad_q, i * block_q, product(k_columns, grad_s, accumulator))
                 return grad_q, grad_bias, grad_k, grad_v
 
             start = 0
@@ -120,9 +120,9 @@ def backward(q, k, v, bias, rules, out, lse, g, *, causal, dropout_rate):
             *carry, grad_k, grad_v = dynamic_loop(start, n_q, visit, (*carry, zeros, zeros), mean_trips=mean_trips)
             return tuple(carry), (grad_k, grad_v)
 
-        init = (jnp.zeros((n_q, width, block_q), accumulator), grad_bias)
+        init = (jnp.zeros((width, n_q * block_q), accumulator), grad_bias)
         (grad_q, grad_bias), (grad_k, grad_v) = lax.scan(one_key_block, init, jnp.arange(n_k))
-        return grad_bias, (untile(grad_q), grad_k, grad_v)
+        return grad_bias, (rows_of(grad_q), grad_k, grad_v)
 
     grad_bias = None if bias is None else jnp.zeros(bias.shape, accumulator)
     grad_bias, (grad_q, grad_k, grad_v) = lax.scan(one_head, grad_bias, jnp.arange(batch * heads))

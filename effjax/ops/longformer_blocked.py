@@ -1,7 +1,7 @@
 """Windows and global tokens for the CPU: one head at a time, a block of queries against the slab of keys it may see.
 
 The band lies the same way in every slab. The backward pass goes in the forward pass's order and keeps the gradients of
-keys as [H, T], so that only small operands are contracted over their rows.
+keys as columns [H, T], so that no product contracts an operand over its rows.
 """
 
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from effjax.ops.blocks import add_columns, product, rows_of, transposed
 from effjax.ops.loops import dynamic_loop
 from effjax.ops.masking import FLOOR, MASKED, PADDED, end_softmax, keep_scale
 
@@ -33,11 +34,11 @@ def forward(band, q, k, v, tokens, rules):
                 p, shrink = jnp.exp(s - new[:, None]), jnp.exp(highest - new)
                 total = total * shrink + p.sum(-1)
                 p = p if keep is None else p * keep
-                return new, total, weighted * shrink[:, None] + _product(p.astype(v.dtype), values, accumulator)
+                return new, total, weighted * shrink[:, None] + product(p.astype(v.dtype), values, accumulator)
 
             def visit(j, state):
                 k_piece, v_piece = slabs.piece_of(row.k, i, j), slabs.piece_of(row.v, i, j)
-                s = slabs.masked(_product(q_block, k_piece.T, accumulator), row, i, j)
+                s = slabs.masked(product(q_block, k_piece.T, accumulator), row, i, j)
                 return add(s, slabs.keep_of(j), v_piece, state)
 
             state = (
@@ -46,7 +47,7 @@ def forward(band, q, k, v, tokens, rules):
                 jnp.zeros((slabs.block, q.shape[-1]), accumulator),
             )
             if slabs.tokens:
-                s = slabs.masked_global(_product(q_block, row.k_global.T, accumulator), row, i)
+                s = slabs.masked_global(product(q_block, row.k_global.T, accumulator), row, i)
                 state = add(s, slabs.keep_global, row.v_global, state)
             out, lse = end_softmax(*slabs.visit_pieces(i, visit, state))
             return out.astype(q.dtype), lse
@@ -75,31 +76,33 @@ def backward(band, q, k, v, tokens, rules, out, lse, g):
                 slabs.block_of(x, i) for x in (row.q, g_row, delta_row, lse_row)
             )
 
+            q_columns, g_columns = transposed(q_block, accumulator), transposed(g_block, accumulator)
+
             def gradients(s, keep, keys, values):
                 """Of the queries, and of the keys and values as [H, keys]."""
                 p = jnp.exp(s - lse_block[:, None])
-                grad_p = _product(g_block, values.T, accumulator)
+                grad_p = product(g_block, values.T, accumulator)
                 dropped = p
                 if keep is not None:
                     dropped, grad_p = p * keep, grad_p * keep
                 grad_s = (p * (grad_p - delta_block[:, None])).astype(q.dtype)
                 return (
-                    _product(grad_s, keys, accumulator),
-                    _product(q_block.T, grad_s, accumulator),
-                    _product(g_block.T, dropped.astype(q.dtype), accumulator),
+                    product(grad_s, keys, accumulator),
+                    product(q_columns, grad_s, accumulator),
+                    product(g_columns, dropped.astype(q.dtype), accumulator),
                 )
 
             def visit(j, state):
                 grad_q, (grad_k, grad_v) = state
                 k_piece, v_piece = slabs.piece_of(row.k, i, j), slabs.piece_of(row.v, i, j)
-                s = slabs.masked(_product(q_block, k_piece.T, accumulator), row, i, j)
+                s = slabs.masked(product(q_block, k_piece.T, accumulator), row, i, j)
                 more, *columns = gradients(s, slabs.keep_of(j), k_piece, v_piece)
                 return grad_q + more, tuple(slabs.add_columns(x, y, i, j) for x, y in zip((grad_k, grad_v), columns))
 
             grads, token_grads = grads
             grad_q = jnp.zeros(q_block.shape, accumulator)
             if slabs.tokens:
-                s = slabs.masked_global(_product(q_block, row.k_global.T, accumulator), row, i)
+                s = slabs.masked_global(product(q_block, row.k_global.T, accumulator), row, i)
                 grad_q, *columns = gradients(s, slabs.keep_global, row.k_global, row.v_global)
                 token_grads = tuple(x + y for x, y in zip(token_grads, columns))
             grad_q, grads = slabs.visit_pieces(i, visit, (grad_q, grads))
@@ -108,16 +111,12 @@ def backward(band, q, k, v, tokens, rules, out, lse, g):
         zeros = lambda columns: (jnp.zeros((q.shape[-1], columns), accumulator),) * 2
         init = zeros(slabs.padded_keys), zeros(slabs.tokens)
         (grads, token_grads), grad_q = lax.scan(one_block, init, jnp.arange(slabs.blocks))
-        return grad_q.reshape(row.q.shape), [x.T.astype(k.dtype) for x in (*grads, *token_grads)]
+        return grad_q.reshape(row.q.shape), [rows_of(x).astype(k.dtype) for x in (*grads, *token_grads)]
 
     grads = jax.tree.map(slabs.join, slabs.map_rows(one_row, (rows, sides)))
     grad_q, (grad_k, grad_v, *token_grads) = grads
     mine = slice(band.before, band.before + slabs.length)
     return grad_q[:, : slabs.length], grad_k[:, mine], grad_v[:, mine], tuple(token_grads)
-
-
-def _product(a, b, accumulator):
-    return jnp.dot(a, b, preferred_element_type=accumulator)
 
 
 class _Row(NamedTuple):
@@ -206,9 +205,7 @@ class _Slabs:
 
     def add_columns(self, x, columns, i, j):
         """Adds to the columns of a piece."""
-        start = i * self.block + j * self.piece
-        columns = columns + lax.dynamic_slice_in_dim(x, start, self.piece, 1)
-        return lax.dynamic_update_slice_in_dim(x, columns, start, 1)
+        return add_columns(x, i * self.block + j * self.piece, columns)
 
     def masked(self, s, row, i, j):
         ahead = j * self.piece + jnp.arange(self.piece)[None] - jnp.arange(self.block)[:, None]

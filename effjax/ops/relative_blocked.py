@@ -3,7 +3,7 @@
 Blocks of keys are aligned to the block of queries that meets them, not to a grid: then every block of queries meets the
 same bands of distances, and no more than a triangle at either end is lost. Rows can be skewed cheaply, columns cannot,
 so unlike exact attention the backward pass keeps queries in rows and the gradients of keys, values and distances in
-columns: again no product contracts a large operand over its rows.
+columns: again no product contracts an operand over its rows.
 """
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from effjax.ops.blocks import add_columns, product, rows_of, transposed
 from effjax.ops.loops import dynamic_loop
 from effjax.ops.masking import FLOOR, MASKED, PADDED, end_softmax, keep_scale
 from effjax.ops.relative_batched import LARGEST_EXPONENT, skew
@@ -47,7 +48,7 @@ def forward(reach, contents, places, k, v, table, span, rules):
                 total = total * shrink + p.sum(-1)
                 if reach.dropout_rate:
                     p = p * blocks.keep(head, i, r, accumulator)
-                return new, total, weighted * shrink[:, None] + _product(p.astype(v.dtype), v_block, accumulator)
+                return new, total, weighted * shrink[:, None] + product(p.astype(v.dtype), v_block, accumulator)
 
             init = jnp.full(blocks.block, FLOOR, accumulator), jnp.zeros(blocks.block, accumulator)
             init = (*init, jnp.zeros((blocks.block, v.shape[-1]), accumulator))
@@ -75,6 +76,7 @@ def backward(reach, contents, places, k, v, table, span, rules, lse, delta, g):
 
         def one_query_block(columns, i):
             q, place, g_block, lse_block, delta_block, z = (blocks.rows(x, i) for x in rows)
+            q_columns, place_columns, g_columns = (transposed(x, accumulator) for x in (q, place, g_block))
 
             def visit(r, state):
                 (grad_keys, grad_values, grad_bands), grad_q, grad_place, grad_z = state
@@ -82,7 +84,7 @@ def backward(reach, contents, places, k, v, table, span, rules, lse, delta, g):
                 s = blocks.logits(q, place, k_block, band)
                 visible, weight = blocks.weigh(head // heads, i, r, z)
                 s = jnp.where(visible, s, MASKED) - lse_block[:, None]
-                grad_p = _product(g_block, blocks.near(v_head, i, r).T, accumulator)
+                grad_p = product(g_block, blocks.near(v_head, i, r).T, accumulator)
                 if weight is None:
                     p = jnp.exp(s)
                 else:
@@ -98,13 +100,11 @@ def backward(reach, contents, places, k, v, table, span, rules, lse, delta, g):
                 grad_s = (p * grad_p).astype(k.dtype)
                 spread = unskew(grad_s)
                 start = blocks.start(i, r)
-                grad_keys = _add_columns(grad_keys, _product(q.T, grad_s, accumulator), start)
-                grad_values = _add_columns(
-                    grad_values, _product(g_block.T, dropped.astype(k.dtype), accumulator), start
-                )
-                grad_bands = _add_columns(grad_bands, _product(place.T, spread, accumulator), r * blocks.size)
-                grad_q += _product(grad_s, k_block, accumulator)
-                grad_place += _product(spread, band, accumulator)
+                grad_keys = add_columns(grad_keys, start, product(q_columns, grad_s, accumulator))
+                grad_values = add_columns(grad_values, start, product(g_columns, dropped.astype(k.dtype), accumulator))
+                grad_bands = add_columns(grad_bands, r * blocks.size, product(place_columns, spread, accumulator))
+                grad_q += product(grad_s, k_block, accumulator)
+                grad_place += product(spread, band, accumulator)
                 return (grad_keys, grad_values, grad_bands), grad_q, grad_place, grad_z
 
             zeros = jnp.zeros((blocks.block, width), accumulator)
@@ -114,7 +114,7 @@ def backward(reach, contents, places, k, v, table, span, rules, lse, delta, g):
 
         init = [jnp.zeros((width, x.shape[0]), accumulator) for x in (k_head, v_head, table_head)]
         columns, grads = lax.scan(one_query_block, tuple(init), jnp.arange(blocks.count))
-        grad_keys, grad_values, grad_bands = (x.T for x in columns)
+        grad_keys, grad_values, grad_bands = (rows_of(x) for x in columns)
         return grad_table.at[head % heads].add(grad_bands), (*grads, grad_keys, grad_values)
 
     grad_table, grads = lax.scan(one_head, jnp.zeros(table.shape, accumulator), jnp.arange(batch * heads))
@@ -132,15 +132,6 @@ def unskew(x):
     rows, columns = x.shape
     x = jnp.pad(x, ((0, 0), (0, rows - 1))).reshape(-1)
     return jnp.pad(x, (rows - 1, 1)).reshape(rows, rows + columns)
-
-
-def _product(a, b, accumulator):
-    return jnp.dot(a, b, preferred_element_type=accumulator)
-
-
-def _add_columns(x, part, start):
-    columns = lax.dynamic_slice_in_dim(x, start, part.shape[1], 1)
-    return lax.dynamic_update_slice_in_dim(x, columns + part, start, 1)
 
 
 class Blocks:
@@ -216,7 +207,7 @@ class Blocks:
         return lax.dynamic_slice_in_dim(table, r * self.size, self.block + self.size)
 
     def logits(self, q, place, k, band):
-        return _product(q, k.T, self.accumulator) + skew(_product(place, band.T, self.accumulator))
+        return product(q, k.T, self.accumulator) + skew(product(place, band.T, self.accumulator))
 
     def over_keys(self, i, span, visit, init):
         """Runs `visit` over the steps at which query block i meets a key that may weigh something."""

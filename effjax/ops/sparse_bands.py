@@ -6,7 +6,7 @@ import numpy as np
 
 from effjax.ops.sparse_layout import Lists
 
-BAND_PAIRS = 2**15  # of a block and its band: a loop over the blocks of a wider one loses nothing
+BAND_PAIRS = 2**16  # of a block and its band: a loop over the blocks of a wider one loses nothing
 PAIRS_AT_ONCE = 2**18  # of many blocks at once: their scores stay in the cache of a core
 WASTE = 9 / 8  # blocks of a band over those of them that are visited; the steps of a loop cost more than this
 MASK_PAIRS = 2**22  # of all masks together
@@ -23,9 +23,8 @@ class Band(NamedTuple):
 
     @property
     def own(self) -> bool:
-        """Whether every block visits itself and no other, all under one mask."""
-        own = np.broadcast_to(np.arange(self.start.shape[1]), self.start.shape)
-        return self.width == 1 and len(self.masks) == 1 and np.array_equal(self.start, own)
+        """Whether every block visits the block of its number and no other."""
+        return self.width == 1 and bool((self.start == np.arange(self.start.shape[1])).all())
 
 
 def band(lists: Lists, masks: np.ndarray, others: int) -> Band | None:

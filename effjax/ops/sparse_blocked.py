@@ -1,4 +1,7 @@
-"""Block-sparse attention for the CPU: one head at a time, a loop over the blocks that each block of queries visits.
+"""Block-sparse attention for the CPU: one head at a time, and for each block of queries the blocks that it visits.
+
+Where these are a narrow band, they are multiplied at once; where it is one block, as in residue classes, many blocks of
+queries are, in one batch; else a loop runs over them with an online softmax.
 
 As in exact attention the backward pass works on transposed scores, where XLA's CPU matrix product is fast. Masks are
 added to the scores: XLA's CPU code selects by booleans slowly.
@@ -9,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from effjax.ops.blocks import add_columns, product, rows, transposed, untile
+from effjax.ops.blocks import add_columns, product, rows, rows_of, transposed
 from effjax.ops.loops import dynamic_loop
 from effjax.ops.masking import FLOOR, MASKED, PADDED
 from effjax.ops.sparse_bands import PAIRS_AT_ONCE
@@ -142,11 +145,14 @@ class _Visits:
         self.own = band is not None and band.own and piece.part.queries.count == piece.part.keys.count
         self.masks = jnp.where(jnp.asarray(masks if band is None else band.masks), jnp.asarray(0, dtype), MASKED)
 
+    def mask(self, i):
+        """The mask of the band of block i."""
+        return self.masks[0 if len(self.masks) == 1 else jnp.asarray(self.band.mask)[self.layout, i]]
+
     def all(self, i, visit, state):
         """state after visit(first block, mask to be added or None, state) for all that block i visits."""
         if self.band is not None:
-            start, mask = (jnp.asarray(x)[self.layout, i] for x in (self.band.start, self.band.mask))
-            return visit(start, self.masks[mask], state)
+            return visit(jnp.asarray(self.band.start)[self.layout, i], self.mask(i), state)
         lists = self.lists
         start, middle, end = (
             jnp.asarray(x)[self.layout, i] for x in (lists.start[:, :-1], lists.middle, lists.start[:, 1:])
@@ -186,7 +192,7 @@ def _part_forward(piece, q, k, v):
 
     def own_block(at):
         i, *arrays = at
-        return _end(_attend_block(piece, init, *arrays, visits.masks[0], piece.block(i, 1, i, 1)))
+        return _end(_attend_block(piece, init, *arrays, visits.mask(i), piece.block(i, 1, i, 1)))
 
     if visits.own:
         out, lse = _at_once(own_block, part, q, k, v)
@@ -230,7 +236,7 @@ def _part_backward(piece, q, g, lse, delta, k, v, grad_bias):
 
     def one_key_block(carry, j):
         k_block, v_block = rows(k, j, block_k), rows(v, j, block_k)
-        k_columns = transposed(k_block)
+        k_columns = transposed(k_block, accumulator)
 
         def visit(i, mask, state):
             grad_q, grad_bias, grad_k, grad_v = state
@@ -240,7 +246,7 @@ def _part_backward(piece, q, g, lse, delta, k, v, grad_bias):
             if piece.bias_arrays:
                 of_bias = lambda *x: bias_block(piece.options, x, block, transposed=True)
                 grad_bias = tuple(a + b for a, b in zip(grad_bias, jax.vjp(of_bias, *piece.bias_arrays)[1](grad_s)))
-            grad_q = add_columns(grad_q, i, product(k_columns, grad_s.astype(q.dtype), accumulator))
+            grad_q = add_columns(grad_q, i * block_q, product(k_columns, grad_s.astype(q.dtype), accumulator))
             return grad_q, grad_bias, grad_k + more_k, grad_v + more_v
 
         zeros = jnp.zeros((block_k, width), accumulator)
@@ -249,16 +255,16 @@ def _part_backward(piece, q, g, lse, delta, k, v, grad_bias):
 
     def own_block(at):
         i, *arrays, k_block, v_block = at
-        grad_s, *grads = _pull_block(piece, *arrays, k_block, v_block, visits.masks[0], piece.block(i, 1, i, 1))
+        grad_s, *grads = _pull_block(piece, *arrays, k_block, v_block, visits.mask(i), piece.block(i, 1, i, 1))
         return product(grad_s.astype(q.dtype).T, k_block, accumulator), *grads
 
     if visits.own and not piece.bias_arrays:
         grad_q, *grads = _at_once(own_block, part, q, g, lse, delta, k, v)
         grad_q = grad_q.reshape(-1, width)
     else:
-        init = jnp.zeros((part.queries.count, width, block_q), accumulator), grad_bias
+        init = jnp.zeros((width, q.shape[0]), accumulator), grad_bias
         (grad_q, grad_bias), grads = lax.scan(one_key_block, init, jnp.arange(part.keys.count))
-        grad_q = untile(grad_q)
+        grad_q = rows_of(grad_q)
     grad_k, grad_v = (part.keys.restore(x.reshape(-1, width)) for x in grads)
     return grad_bias, (part.queries.restore(grad_q), grad_k, grad_v)
 
@@ -288,4 +294,3 @@ def _at_once(own_block, part, *arrays):
     blocks = lax.optimization_barrier(blocks)
     found = lax.map(own_block, blocks, batch_size=min(count, max(1, PAIRS_AT_ONCE // pairs)))
     return lax.optimization_barrier(found)
-
