@@ -20,8 +20,8 @@ def keep_freed_memory() -> bool:
     core take 0.88 to 0.96 of the time, attention forward and backward 0.75 to 0.9. The process stays as large as it
     once was.
 
-    To be called before the first array is made: by then XLA's threads have their arenas. The commands do, a library
-    that is imported into other programs must not.
+    To be called before the first array is made: by then XLA's threads have their arenas. `effjax.train` and
+    `effjax.compare` do; a library that is imported into other programs must not.
 
     Returns:
       Whether it was done.

@@ -9,7 +9,6 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from effjax.allocator import keep_freed_memory
 from effjax.errors import UserError
 from effjax.training.config import apply_overrides, describe_fields, load_config
 
@@ -145,7 +144,6 @@ def _base_config(parser: ArgumentParser, args: argparse.Namespace):
 
 def run(main: Callable[[Sequence[str] | None], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: a UserError is one line on standard error and 1."""
-    keep_freed_memory()
     try:
         return main(argv) or 0
     except UserError as error:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from effjax import cli
+from effjax.allocator import keep_freed_memory
 from effjax.accounting.memory import readable_bytes
 from effjax.comparison.families import BOTH_SIDES, FAMILIES
 from effjax.comparison.measure import BASELINE, Limits, Result, Shapes, compare, crossing
@@ -38,6 +39,7 @@ def main(argv=None) -> None:
             raise UserError(f"--{name}={getattr(args, name)}; 1 or more is allowed")
     shapes = Shapes(args.batch_size, args.d_model, args.n_heads, args.head_dim, args.dtype)
     limits = Limits(args.seconds, args.memory * 2**30)
+    keep_freed_memory()
     output = pathlib.Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False, soft_wrap=True)

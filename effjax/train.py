@@ -10,6 +10,7 @@ metrics.jsonl (one object a line), curves.png, tensorboard/ and checkpoints/.
 import sys
 
 from effjax import cli
+from effjax.allocator import keep_freed_memory
 
 
 def main(argv=None) -> None:
@@ -18,6 +19,7 @@ def main(argv=None) -> None:
     cli.add_workdir_flag(parser)
     cli.add_distributed_flags(parser)
     args = cli.parse(parser, argv)
+    keep_freed_memory()
 
     from effjax.training import distributed
 

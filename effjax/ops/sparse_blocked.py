@@ -50,9 +50,9 @@ def backward(plan, options, q, k, v, rules, out, lse, g):
     batch, length, heads, width = q.shape
     keys, groups = k.shape[1:3]
     accumulator = jnp.promote_types(q.dtype, jnp.float32)
-    delta = jnp.einsum("btnh,btnh->bnt", out, g, preferred_element_type=accumulator).reshape(batch * heads, length)
     lse = lse.reshape(batch * heads, length)
-    q_heads, k_heads, v_heads, g_heads = (_by_head(x) for x in (q, k, v, g.astype(q.dtype)))
+    q_heads, k_heads, v_heads, g_heads, out_heads = (_by_head(x) for x in (q, k, v, g.astype(q.dtype), out))
+    delta = jnp.einsum("rth,rth->rt", out_heads, g_heads, preferred_element_type=accumulator)
 
     def one_head(grad_bias, at, group):
         row, slot = _row(group, at, heads)
