@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from effjax import cli
-from effjax.allocator import keep_freed_memory
 from effjax.accounting.memory import readable_bytes
+from effjax.allocator import keep_freed_memory
 from effjax.comparison.families import BOTH_SIDES, FAMILIES
 from effjax.comparison.measure import BASELINE, Limits, Result, Shapes, compare, crossing
 from effjax.comparison.pictures import QUANTITIES, draw
