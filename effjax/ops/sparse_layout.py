@@ -145,7 +145,10 @@ def axes(part: Part, queries: int, keys: int, query_start: int, target: int) -> 
 
 
 def best_axes(part: Part, queries: int, keys: int, query_start: int, head: int) -> tuple[Axis, Axis]:
-    """The axes under which the part costs least, by the blocks that its bounds say are visited."""
+    """The axes under which the part costs least, by the blocks that its bounds say are visited.
+
+    Blocks that visit their own number alone, as residue classes do, are all one step.
+    """
 
     def cost(pair):
         visited, own = 0, pair[0].count == pair[1].count
