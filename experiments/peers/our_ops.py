@@ -37,12 +37,8 @@ def window(length, n_heads, head_dim):
     return lambda q, k, v: sparse_attention(q, k, v, pattern=pattern)
 
 
-def strided(stride):
-    def make(length, n_heads, head_dim):
-        pattern = Strided(stride or root(length))
-        return lambda q, k, v: sparse_attention(q, k, v, pattern=pattern)
-
-    return make
+def strided(length, n_heads, head_dim):
+    return lambda q, k, v: sparse_attention(q, k, v, pattern=Strided(root(length)))
 
 
 def fixed(length, n_heads, head_dim):
@@ -54,8 +50,9 @@ def root(length: int) -> int:
     return 1 << (length.bit_length() - 1) // 2
 
 
-def strided_keys(n: int, s: int) -> int:
+def strided_keys(n: int) -> int:
     """Pairs of a query and a key that the strided pattern allows: the last s positions, every s-th before them."""
+    s = root(n)
     return sum(min(i + 1, s) + i // s for i in range(n))
 
 
@@ -72,8 +69,7 @@ OURS = {
     "LSH, 4 rounds": lsh,
     "FAVOR+, 256 features": favor,
     "Linformer, 256": linformer,
-    "strided, 128": strided(128),  # the stride of the paper's experiments
-    "strided, root": strided(None),
+    "strided": strided,
     "fixed": fixed,
 }
 # Useful FLOPs of forward and backward, of a query and head and unit of width: 14 per key that counts.
@@ -85,7 +81,6 @@ FLOPS = {
     # Features of queries and keys, sums and read-outs: forward 8 M a position; triangles inside chunks not counted.
     "FAVOR+, 256 features": lambda n: 3 * 8 * n * FEATURES,
     "Linformer, 256": lambda n: 14 * n * LOW_RANK + 3 * 4 * n * LOW_RANK,
-    "strided, 128": lambda n: 14 * strided_keys(n, 128),
-    "strided, root": lambda n: 14 * strided_keys(n, root(n)),
+    "strided": lambda n: 14 * strided_keys(n),
     "fixed": lambda n: 14 * fixed_keys(n),
 }
