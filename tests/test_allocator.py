@@ -13,14 +13,13 @@ from effjax.allocator import keep_freed_memory
 
 kept = keep_freed_memory() if {keep} else None
 step = jax.jit(lambda x: (jnp.cumsum(x, axis=0), 2 * x))
-x = jnp.ones((3 * 2**10, 2**12))  # 48 MiB
+x = jnp.ones((3 * 2**10, 2**12))  # 48 MiB: above 32 MiB glibc maps every block anew
 faults = [resource.getrusage(resource.RUSAGE_SELF).ru_minflt]
 for _ in range(10):
     jax.block_until_ready(step(x))
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 print(kept, min(after - before for before, after in zip(faults, faults[1:])))
 """
-PAGES = 2 * 48 * 2**20 // os.sysconf("SC_PAGESIZE")  # of the results of a step
 
 
 def run(keep):
@@ -35,7 +34,7 @@ def test_later_steps_find_the_pages_of_earlier_ones():
     kept, faults = run(keep=True)
     assert kept == str(hasattr(ctypes.CDLL(None), "gnu_get_libc_version"))
     if kept == "True":
-        assert faults < PAGES / 10 < run(keep=False)[1]
+        assert faults < run(keep=False)[1] / 4
 
 
 def test_nothing_is_done_where_there_may_be_an_accelerator():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from effjax.ops.blocks import product, rows, transposed
+from effjax.ops.blocks import add_columns, product, rows, rows_of, transposed
 from effjax.ops.loops import dynamic_loop
 from effjax.ops.masking import FLOOR, MASKED, PADDED
 from effjax.ops.sparse_rules import Block, add_bias, bias_block, keep_factors, mask_ids
@@ -222,10 +222,7 @@ def _part_backward(piece, q, g, lse, delta, k, v, grad_bias):
             grad_v += product(dropped.astype(g.dtype), g_block, accumulator)
             grad_s = grad_s.astype(q.dtype)
             grad_k += product(grad_s, q_block, accumulator)
-            # Kept as [H, T]: no operand is contracted over its rows.
-            columns = lax.dynamic_slice_in_dim(grad_q, i * block_q, block_q, 1)
-            columns += product(k_columns, grad_s, accumulator)
-            grad_q = lax.dynamic_update_slice_in_dim(grad_q, columns, i * block_q, 1)
+            grad_q = add_columns(grad_q, i * block_q, product(k_columns, grad_s, accumulator))
             return grad_q, grad_bias, grad_k, grad_v
 
         zeros = jnp.zeros((block_k, width), accumulator)
@@ -235,4 +232,4 @@ def _part_backward(piece, q, g, lse, delta, k, v, grad_bias):
     init = jnp.zeros((width, q.shape[0]), accumulator), grad_bias
     (grad_q, grad_bias), grads = lax.scan(one_key_block, init, jnp.arange(part.keys.count))
     grad_k, grad_v = (part.keys.restore(x.reshape(-1, width)) for x in grads)
-    return grad_bias, (part.queries.restore(grad_q.T), grad_k, grad_v)
+    return grad_bias, (part.queries.restore(rows_of(grad_q)), grad_k, grad_v)
