@@ -18,9 +18,9 @@ def product(a: Float[Array, "M K"], b: Float[Array, "K N"], accumulator: Any) ->
     return jnp.dot(a, b, preferred_element_type=accumulator)
 
 
-def rows(x: Shaped[Array, "L ..."], index: int | Int[Array, ""], size: int) -> Shaped[Array, "..."]:
-    """Block `index` of the rows of x, of `size` rows each."""
-    return lax.dynamic_slice_in_dim(x, index * size, size)
+def rows(x: Shaped[Array, "L ..."], index: int | Int[Array, ""], size: int, count: int = 1) -> Shaped[Array, "..."]:
+    """The rows of `count` blocks of x from block `index` on, of `size` rows each."""
+    return lax.dynamic_slice_in_dim(x, index * size, count * size)
 
 
 def transposed(x: Float[Array, "M K"], accumulator: Any) -> Float[Array, "K M"]:

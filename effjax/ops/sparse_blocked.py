@@ -1,4 +1,7 @@
-"""Block-sparse attention for the CPU: one head at a time, a loop over the blocks that each block of queries visits.
+"""Block-sparse attention for the CPU: one head at a time, and for each block of queries the blocks that it visits.
+
+Where these are a narrow band, they are multiplied at once; where it is one block, as in residue classes, many blocks of
+queries are, in one batch; else a loop runs over them with an online softmax.
 
 As in exact attention the backward pass works on transposed scores, where XLA's CPU matrix product is fast. Masks are
 added to the scores: XLA's CPU code selects by booleans slowly.
@@ -12,6 +15,7 @@ from jax import lax
 from effjax.ops.blocks import add_columns, product, rows, rows_of, transposed
 from effjax.ops.loops import dynamic_loop
 from effjax.ops.masking import FLOOR, MASKED, PADDED
+from effjax.ops.sparse_bands import PAIRS_AT_ONCE
 from effjax.ops.sparse_rules import Block, add_bias, bias_block, keep_factors, mask_ids
 
 
@@ -46,9 +50,9 @@ def backward(plan, options, q, k, v, rules, out, lse, g):
     batch, length, heads, width = q.shape
     keys, groups = k.shape[1:3]
     accumulator = jnp.promote_types(q.dtype, jnp.float32)
-    delta = jnp.einsum("btnh,btnh->bnt", out, g, preferred_element_type=accumulator).reshape(batch * heads, length)
     lse = lse.reshape(batch * heads, length)
-    q_heads, k_heads, v_heads, g_heads = (_by_head(x) for x in (q, k, v, g.astype(q.dtype)))
+    q_heads, k_heads, v_heads, g_heads, out_heads = (_by_head(x) for x in (q, k, v, g.astype(q.dtype), out))
+    delta = jnp.einsum("rth,rth->rt", out_heads, g_heads, preferred_element_type=accumulator)
 
     def one_head(grad_bias, at, group):
         row, slot = _row(group, at, heads)
@@ -121,82 +125,114 @@ class _Piece:
             ids = part.queries.arrange(rules.query_ids[example]), part.keys.arrange(rules.key_ids[example], PADDED)
             self.ids = ids
 
-    def block(self, i, j):
+    def block(self, i, queries, j, keys):
+        """Where the scores of `queries` blocks from i on and `keys` blocks from j on stand."""
         part, (query_ids, key_ids) = self.part, self.ids
+        cut_queries = lambda x: rows(x, i, part.queries.block, queries)
+        cut_keys = lambda x: rows(x, j, part.keys.block, keys)
+        query, key = (jnp.asarray(axis.positions.ravel()) for axis in (part.queries, part.keys))
         if query_ids is not None:
-            query_ids, key_ids = rows(query_ids, i, part.queries.block), rows(key_ids, j, part.keys.block)
-        query, key = jnp.asarray(part.queries.positions)[i], jnp.asarray(part.keys.positions)[j]
-        return Block(query, key, query_ids, key_ids, self.head, self.row)
+            query_ids, key_ids = cut_queries(query_ids), cut_keys(key_ids)
+        return Block(cut_queries(query), cut_keys(key), query_ids, key_ids, self.head, self.row)
 
-    def masks(self, dtype, *, transposed):
-        masks = self.part.masks.swapaxes(1, 2) if transposed else self.part.masks
-        return jnp.where(jnp.asarray(masks), jnp.asarray(0, dtype), MASKED)
 
-    def visit_all(self, lists, i, visit, state):
-        """state after visit(block, number of its mask or None, state) for all blocks that block i visits."""
+class _Visits:
+    """What each block of one axis visits: a band of blocks at once, or single ones in a loop."""
+
+    def __init__(self, piece, lists, band, masks, dtype):
+        self.lists, self.band, self.layout, self.layout_of = lists, band, piece.layout, piece.part.layout_of
+        self.width = 1 if band is None else band.width  # blocks of one visit
+        self.own = band is not None and band.own and piece.part.queries.count == piece.part.keys.count
+        self.masks = jnp.where(jnp.asarray(masks if band is None else band.masks), jnp.asarray(0, dtype), MASKED)
+
+    def mask(self, i):
+        """The mask of the band of block i."""
+        return self.masks[0 if len(self.masks) == 1 else jnp.asarray(self.band.mask)[self.layout, i]]
+
+    def all(self, i, visit, state):
+        """state after visit(first block, mask to be added or None, state) for all that block i visits."""
+        if self.band is not None:
+            return visit(jnp.asarray(self.band.start)[self.layout, i], self.mask(i), state)
+        lists = self.lists
         start, middle, end = (
             jnp.asarray(x)[self.layout, i] for x in (lists.start[:, :-1], lists.middle, lists.start[:, 1:])
         )
         index, mask = jnp.asarray(lists.index), jnp.asarray(lists.mask)
-        unmasked, masked = (float(x[self.part.layout_of].mean()) for x in lists.counts)
+        unmasked, masked = (float(x[self.layout_of].mean()) for x in lists.counts)
         if unmasked:
             step = lambda e, state: visit(index[e], None, state)
             state = dynamic_loop(start, middle, step, state, mean_trips=unmasked)
         if masked:
-            step = lambda e, state: visit(index[e], mask[e], state)
+            step = lambda e, state: visit(index[e], self.masks[mask[e]], state)
             state = dynamic_loop(middle, end, step, state, mean_trips=masked)
         return state
 
 
 def _part_forward(piece, q, k, v):
     """Returns (out [T, H], logsumexp [T], MASKED where a query sees nothing) of one part."""
-    part, options = piece.part, piece.options
+    part, width = piece.part, q.shape[-1]
     accumulator = jnp.promote_types(q.dtype, jnp.float32)
-    block_q, block_k, width = part.queries.block, part.keys.block, q.shape[-1]
+    block_q, block_k = part.queries.block, part.keys.block
     q, k, v = part.queries.arrange(q), part.keys.arrange(k), part.keys.arrange(v)
-    masks = piece.masks(accumulator, transposed=False)
+    visits = _Visits(piece, part.by_query, part.query_band, part.masks, accumulator)
+    init = (
+        jnp.full(block_q, FLOOR, accumulator),
+        jnp.zeros(block_q, accumulator),
+        jnp.zeros((block_q, width), accumulator),
+    )
 
     def one_query_block(i):
         q_block = rows(q, i, block_q)
 
         def visit(j, mask, state):
-            highest, total, weighted = state
-            s = product(q_block, rows(k, j, block_k).T, accumulator)
-            block = piece.block(i, j)
-            s = add_bias(options, piece.bias_arrays, s, block, transposed=False)
-            s = mask_ids(s if mask is None else s + masks[mask], block, transposed=False)
-            new = jnp.maximum(highest, s.max(-1))
-            p = jnp.exp(s - new[:, None])
-            shrink = jnp.exp(highest - new)
-            total = total * shrink + p.sum(-1)
-            if options.dropout_rate:
-                p = p * keep_factors(options, piece.seed, block, accumulator, transposed=False)
-            values = product(p.astype(v.dtype), rows(v, j, block_k), accumulator)
-            return new, total, weighted * shrink[:, None] + values
+            k_blocks, v_blocks = (rows(x, j, block_k, visits.width) for x in (k, v))
+            return _attend_block(piece, state, q_block, k_blocks, v_blocks, mask, piece.block(i, 1, j, visits.width))
 
-        init = (
-            jnp.full(block_q, FLOOR, accumulator),
-            jnp.zeros(block_q, accumulator),
-            jnp.zeros((block_q, width), accumulator),
-        )
-        highest, total, weighted = piece.visit_all(part.by_query, i, visit, init)
-        empty = total == 0
-        total = jnp.where(empty, 1, total)
-        return weighted / total[:, None], jnp.where(empty, MASKED, highest + jnp.log(total))
+        return _end(visits.all(i, visit, init))
 
-    out, lse = lax.map(one_query_block, jnp.arange(part.queries.count))
+    def own_block(at):
+        i, *arrays = at
+        return _end(_attend_block(piece, init, *arrays, visits.mask(i), piece.block(i, 1, i, 1)))
+
+    if visits.own:
+        out, lse = _at_once(own_block, part, q, k, v)
+    else:
+        out, lse = lax.map(one_query_block, jnp.arange(part.queries.count))
     return part.queries.restore(out.reshape(-1, width)), part.queries.restore(lse.reshape(-1))
+
+
+def _attend_block(piece, state, q, k, v, mask, block):
+    """The online softmax, (highest, total, weighted), of a block of queries after more keys."""
+    highest, total, weighted = state
+    options, accumulator = piece.options, total.dtype
+    s = product(q, k.T, accumulator)
+    s = add_bias(options, piece.bias_arrays, s, block, transposed=False)
+    s = mask_ids(s if mask is None else s + mask, block, transposed=False)
+    new = jnp.maximum(highest, s.max(-1))
+    p = jnp.exp(s - new[:, None])
+    shrink = jnp.exp(highest - new)
+    total = total * shrink + p.sum(-1)
+    if options.dropout_rate:
+        p = p * keep_factors(options, piece.seed, block, accumulator, transposed=False)
+    return new, total, weighted * shrink[:, None] + product(p.astype(v.dtype), v, accumulator)
+
+
+def _end(state):
+    highest, total, weighted = state
+    empty = total == 0
+    total = jnp.where(empty, 1, total)
+    return weighted / total[:, None], jnp.where(empty, MASKED, highest + jnp.log(total))
 
 
 def _part_backward(piece, q, g, lse, delta, k, v, grad_bias):
     """Returns (gradient of the bias so far, gradients of (q, k, v) by one part)."""
-    part, options = piece.part, piece.options
+    part, width = piece.part, q.shape[-1]
     accumulator = jnp.promote_types(q.dtype, jnp.float32)
-    block_q, block_k, width = part.queries.block, part.keys.block, q.shape[-1]
+    block_q, block_k = part.queries.block, part.keys.block
     q, g, delta = (part.queries.arrange(x) for x in (q, g, delta))
     lse = part.queries.arrange(lse, -MASKED)  # exp(s - 1e30) = 0: slots without a query weigh nothing
     k, v = part.keys.arrange(k), part.keys.arrange(v)
-    masks = piece.masks(accumulator, transposed=True)
+    visits = _Visits(piece, part.by_key, part.key_band, part.masks.swapaxes(1, 2), accumulator)
 
     def one_key_block(carry, j):
         k_block, v_block = rows(k, j, block_k), rows(v, j, block_k)
@@ -204,32 +240,57 @@ def _part_backward(piece, q, g, lse, delta, k, v, grad_bias):
 
         def visit(i, mask, state):
             grad_q, grad_bias, grad_k, grad_v = state
-            q_block, g_block = rows(q, i, block_q), rows(g, i, block_q)
-            s = product(k_block, q_block.T, accumulator)
-            block = piece.block(i, j)
-            s = add_bias(options, piece.bias_arrays, s, block, transposed=True)
-            s = mask_ids(s if mask is None else s + masks[mask], block, transposed=True)
-            p = jnp.exp(s - rows(lse, i, block_q))
-            grad_p = product(v_block, g_block.T, accumulator)
-            dropped = p
-            if options.dropout_rate:
-                keep = keep_factors(options, piece.seed, block, accumulator, transposed=True)
-                dropped, grad_p = p * keep, grad_p * keep
-            grad_s = p * (grad_p - rows(delta, i, block_q))
+            of_queries = (rows(x, i, block_q, visits.width) for x in (q, g, lse, delta))
+            block = piece.block(i, visits.width, j, 1)
+            grad_s, more_k, more_v = _pull_block(piece, *of_queries, k_block, v_block, mask, block)
             if piece.bias_arrays:
-                pull = jax.vjp(lambda *x: bias_block(options, x, block, transposed=True), *piece.bias_arrays)[1]
-                grad_bias = tuple(a + b for a, b in zip(grad_bias, pull(grad_s)))
-            grad_v += product(dropped.astype(g.dtype), g_block, accumulator)
-            grad_s = grad_s.astype(q.dtype)
-            grad_k += product(grad_s, q_block, accumulator)
-            grad_q = add_columns(grad_q, i * block_q, product(k_columns, grad_s, accumulator))
-            return grad_q, grad_bias, grad_k, grad_v
+                of_bias = lambda *x: bias_block(piece.options, x, block, transposed=True)
+                grad_bias = tuple(a + b for a, b in zip(grad_bias, jax.vjp(of_bias, *piece.bias_arrays)[1](grad_s)))
+            grad_q = add_columns(grad_q, i * block_q, product(k_columns, grad_s.astype(q.dtype), accumulator))
+            return grad_q, grad_bias, grad_k + more_k, grad_v + more_v
 
         zeros = jnp.zeros((block_k, width), accumulator)
-        *carry, grad_k, grad_v = piece.visit_all(part.by_key, j, visit, (*carry, zeros, zeros))
+        *carry, grad_k, grad_v = visits.all(j, visit, (*carry, zeros, zeros))
         return tuple(carry), (grad_k, grad_v)
 
-    init = jnp.zeros((width, q.shape[0]), accumulator), grad_bias
-    (grad_q, grad_bias), grads = lax.scan(one_key_block, init, jnp.arange(part.keys.count))
+    def own_block(at):
+        i, *arrays, k_block, v_block = at
+        grad_s, *grads = _pull_block(piece, *arrays, k_block, v_block, visits.mask(i), piece.block(i, 1, i, 1))
+        return product(grad_s.astype(q.dtype).T, k_block, accumulator), *grads
+
+    if visits.own and not piece.bias_arrays:
+        grad_q, *grads = _at_once(own_block, part, q, g, lse, delta, k, v)
+        grad_q = grad_q.reshape(-1, width)
+    else:
+        init = jnp.zeros((width, q.shape[0]), accumulator), grad_bias
+        (grad_q, grad_bias), grads = lax.scan(one_key_block, init, jnp.arange(part.keys.count))
+        grad_q = rows_of(grad_q)
     grad_k, grad_v = (part.keys.restore(x.reshape(-1, width)) for x in grads)
-    return grad_bias, (part.queries.restore(rows_of(grad_q)), grad_k, grad_v)
+    return grad_bias, (part.queries.restore(grad_q), grad_k, grad_v)
+
+
+def _pull_block(piece, q, g, lse, delta, k, v, mask, block):
+    """The gradients of the scores of a block, [S, T], and by them of k and v."""
+    options, accumulator = piece.options, jnp.promote_types(q.dtype, jnp.float32)
+    s = product(k, q.T, accumulator)
+    s = add_bias(options, piece.bias_arrays, s, block, transposed=True)
+    s = mask_ids(s if mask is None else s + mask, block, transposed=True)
+    p = jnp.exp(s - lse)
+    grad_p = product(v, g.T, accumulator)
+    dropped = p
+    if options.dropout_rate:
+        keep = keep_factors(options, piece.seed, block, accumulator, transposed=True)
+        dropped, grad_p = p * keep, grad_p * keep
+    grad_v = product(dropped.astype(g.dtype), g, accumulator)
+    grad_s = p * (grad_p - delta)
+    return grad_s, product(grad_s.astype(q.dtype), q, accumulator), grad_v
+
+
+def _at_once(own_block, part, *arrays):
+    """own_block((i, *(block i of each array))) of as many blocks at once as the cache of a core holds."""
+    count, pairs = part.queries.count, part.queries.block * part.keys.block
+    blocks = (jnp.arange(count), *(x.reshape(count, -1, *x.shape[1:]) for x in arrays))
+    # Barriers: XLA would fold the order of positions into the products, which takes them twice the time.
+    blocks = lax.optimization_barrier(blocks)
+    found = lax.map(own_block, blocks, batch_size=min(count, max(1, PAIRS_AT_ONCE // pairs)))
+    return lax.optimization_barrier(found)

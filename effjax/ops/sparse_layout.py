@@ -13,8 +13,9 @@ import numpy as np
 
 from effjax.ops.pattern_algebra import Columns, Part, Pattern, Span
 
+SMALL = 2**12  # pairs of a block whose products are too small to run well one by one
 PAIRS_AT_ONCE = 2**22  # of positions or of blocks, looked at in one numpy operation
-BLOCKS = (64, 128, 256, 512)  # positions a block may have
+BLOCKS = (32, 64, 128, 256, 512)  # positions a block may have
 STEP_COST = 2048  # what a step of the loop over blocks costs besides its products, as so many pairs
 
 
@@ -145,11 +146,18 @@ def axes(part: Part, queries: int, keys: int, query_start: int, target: int) -> 
 
 
 def best_axes(part: Part, queries: int, keys: int, query_start: int, head: int) -> tuple[Axis, Axis]:
-    """The axes under which the part costs least, by the blocks that its bounds say are visited."""
+    """The axes under which the part costs least, by the blocks that its bounds say are visited.
+
+    Blocks that visit their own number alone, as residue classes do, are all one step while they are small.
+    """
 
     def cost(pair):
-        visited = sum(some.sum() for _, some, _ in _grid(part.rule, head, *pair))
-        return visited * (pair[0].block * pair[1].block + STEP_COST)
+        visited, own = 0, pair[0].count == pair[1].count
+        for row, some, _ in _grid(part.rule, head, *pair):
+            visited += some.sum()
+            own = own and np.array_equal(some, np.eye(*some.shape, row, dtype=bool))
+        pairs = pair[0].block * pair[1].block
+        return visited * (pairs + (0 if own and pairs <= SMALL else STEP_COST))
 
     return min((axes(part, queries, keys, query_start, target) for target in BLOCKS), key=cost)
 

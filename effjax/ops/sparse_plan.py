@@ -6,6 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from effjax.ops.pattern_algebra import Pattern
+from effjax.ops.sparse_bands import Band, band
 from effjax.ops.sparse_layout import Axis, Layout, Lists, best_axes, layout
 
 
@@ -19,6 +20,8 @@ class PartPlan:
     by_query: Lists  # of every layout, one after the other; start and middle are [layouts, blocks]
     by_key: Lists
     masks: np.ndarray
+    query_band: Band | None  # what by_query says, where the blocks visited are a band
+    key_band: Band | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +85,9 @@ def _group(pairs, members):
     for (queries, keys), layouts in zip(pairs, zip(*made)):
         distinct = list(dict.fromkeys(layouts))
         layout_of = np.array([distinct.index(one) for one in layouts], np.int32)
-        parts.append(PartPlan(queries, keys, layout_of, *_stack(distinct)))
+        by_query, by_key, masks = _stack(distinct)
+        bands = band(by_query, masks, keys.count), band(by_key, masks.swapaxes(1, 2), queries.count)
+        parts.append(PartPlan(queries, keys, layout_of, by_query, by_key, masks, *bands))
     return Group(np.array(heads, np.int32), tuple(parts))
 
 

@@ -37,8 +37,12 @@ def window(length, n_heads, head_dim):
     return lambda q, k, v: sparse_attention(q, k, v, pattern=pattern)
 
 
-def strided(length, n_heads, head_dim):
-    return lambda q, k, v: sparse_attention(q, k, v, pattern=Strided(root(length)))
+def strided(stride):
+    def make(length, n_heads, head_dim):
+        pattern = Strided(stride or root(length))
+        return lambda q, k, v: sparse_attention(q, k, v, pattern=pattern)
+
+    return make
 
 
 def fixed(length, n_heads, head_dim):
@@ -50,9 +54,8 @@ def root(length: int) -> int:
     return 1 << (length.bit_length() - 1) // 2
 
 
-def strided_keys(n: int) -> int:
+def strided_keys(n: int, s: int) -> int:
     """Pairs of a query and a key that the strided pattern allows: the last s positions, every s-th before them."""
-    s = root(n)
     return sum(min(i + 1, s) + i // s for i in range(n))
 
 
@@ -69,7 +72,8 @@ OURS = {
     "LSH, 4 rounds": lsh,
     "FAVOR+, 256 features": favor,
     "Linformer, 256": linformer,
-    "strided": strided,
+    "strided, 128": strided(128),  # the stride of the paper's experiments
+    "strided, root": strided(None),
     "fixed": fixed,
 }
 # Useful FLOPs of forward and backward, of a query and head and unit of width: 14 per key that counts.
@@ -81,6 +85,7 @@ FLOPS = {
     # Features of queries and keys, sums and read-outs: forward 8 M a position; triangles inside chunks not counted.
     "FAVOR+, 256 features": lambda n: 3 * 8 * n * FEATURES,
     "Linformer, 256": lambda n: 14 * n * LOW_RANK + 3 * 4 * n * LOW_RANK,
-    "strided": lambda n: 14 * strided_keys(n),
+    "strided, 128": lambda n: 14 * strided_keys(n, 128),
+    "strided, root": lambda n: 14 * strided_keys(n, root(n)),
     "fixed": lambda n: 14 * fixed_keys(n),
 }

@@ -5,6 +5,7 @@
 
 One thread on each side (pin the process to a core), float32, batch 1, 8 heads of 64. Writes ops.json beside this file.
 With --alone effjax's own are timed beside products of two 1024 x 1024 matrices, as shares of their rate: shares.json.
+There freed memory is kept, as in `effjax.train`; side by side both have the system's defaults.
 What is there already is measured again only with --again.
 """
 
@@ -24,6 +25,7 @@ from our_ops import FLOPS, OURS
 from torch_ops import PEERS
 
 from effjax import cli
+from effjax.allocator import keep_freed_memory
 
 HERE = pathlib.Path(__file__).parent
 HEADS, WIDTH = 8, 64
@@ -39,6 +41,8 @@ def main(argv=None) -> None:
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
+    if args.alone:
+        keep_freed_memory()
     path, measure = (HERE / "shares.json", share) if args.alone else (HERE / "ops.json", side_by_side)
     results = json.loads(path.read_text()) if path.exists() else {"settings": settings(), "lengths": {}}
     for length in map(int, args.lengths.split(",")):

@@ -22,6 +22,7 @@ def test_rows_of_is_the_transpose(length):
 def test_blocks_of_rows():
     x = draw(12, 2)
     assert np.array_equal(rows(x, 1, 3), x[3:6])
+    assert np.array_equal(rows(x, 1, 3, 2), x[3:9])
 
 
 def test_columns_add_up():

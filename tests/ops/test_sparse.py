@@ -22,6 +22,7 @@ from effjax.ops.patterns import (
     from_mask,
 )
 from effjax.ops.sparse import sparse_attention
+from effjax.ops.sparse_plan import plan
 from tests.ops.attention_oracle import assert_close, dense_attention, random_arrays, value_and_grads
 
 both = pytest.mark.parametrize("implementation", ["blocked", "batched"])
@@ -192,6 +193,19 @@ def test_rows_that_see_nothing_are_zero(small_blocks):
         out, *grads = value_and_grads(run, (q, k, v), jnp.ones_like(q))
         assert np.array_equal(np.asarray(out).any((0, 2, 3)), mask.any(1))
         assert all(np.isfinite(x).all() for x in grads)
+
+
+def test_residue_classes_of_unequal_length_are_one_batch(small_blocks):
+    """Classes whose last position is missing have a mask of their own."""
+    length, pattern = 93, Strided(8)
+    (group,) = plan(pattern, 2, length, length, 0).groups
+    bands = [part.query_band for part in group.parts]
+    assert any(band is not None and band.own and len(band.masks) > 1 for band in bands)
+    with jax.enable_x64(True):
+        *arrays, g = random_arrays(*[(1, length, 2, 4)] * 4)
+        ours = partial(sparse_attention, pattern=pattern, implementation="blocked")
+        oracle = partial(dense_attention, visible=dense(pattern, 2, length))
+        assert_close(value_and_grads(ours, arrays, g), value_and_grads(oracle, arrays, g), 1e-12)
 
 
 @pytest.mark.slow
