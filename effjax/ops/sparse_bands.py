@@ -7,7 +7,6 @@ import numpy as np
 from effjax.ops.sparse_layout import Lists
 
 BAND_PAIRS = 2**16  # of a block and its band: a loop over the blocks of a wider one loses nothing
-PAIRS_AT_ONCE = 2**18  # of many blocks at once: their scores stay in the cache of a core
 WASTE = 9 / 8  # blocks of a band over those of them that are visited; the steps of a loop cost more than this
 MASK_PAIRS = 2**22  # of all masks together
 

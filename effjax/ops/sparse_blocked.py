@@ -15,8 +15,9 @@ from jax import lax
 from effjax.ops.blocks import add_columns, product, rows, rows_of, transposed
 from effjax.ops.loops import dynamic_loop
 from effjax.ops.masking import FLOOR, MASKED, PADDED
-from effjax.ops.sparse_bands import PAIRS_AT_ONCE
 from effjax.ops.sparse_rules import Block, add_bias, bias_block, keep_factors, mask_ids
+
+BATCH_PAIRS = 2**18  # of blocks that are multiplied in one batch: their scores stay in the cache of a core
 
 
 def forward(plan, options, q, k, v, rules):
@@ -32,7 +33,8 @@ def forward(plan, options, q, k, v, rules):
         merged = None
         for part in group.parts:
             piece = _Piece(part, options, rules, row, slot, heads)
-            found = _part_forward(piece, q_heads[row], k_heads[key_row], v_heads[key_row])
+            queries = _Blocks(part.queries, q_heads, row)
+            found = _part_forward(piece, queries, *(_Blocks(part.keys, x, key_row) for x in (k_heads, v_heads)))
             merged = found if merged is None else merge(merged, found)
         out, lse = merged
         return out.astype(q.dtype), jnp.where(lse < FLOOR, -MASKED, lse)
@@ -60,8 +62,11 @@ def backward(plan, options, q, k, v, rules, out, lse, g):
         grads = 0, 0, 0
         for part in group.parts:
             piece = _Piece(part, options, rules, row, slot, heads)
-            arrays = (x[row] for x in (q_heads, g_heads, lse, delta)), (x[key_row] for x in (k_heads, v_heads))
-            grad_bias, found = _part_backward(piece, *arrays[0], *arrays[1], grad_bias)
+            # exp(s - 1e30) = 0: slots without a query weigh nothing
+            of_queries = ((q_heads, 0), (g_heads, 0), (lse, -MASKED), (delta, 0))
+            of_queries = (_Blocks(part.queries, x, row, fill) for x, fill in of_queries)
+            of_keys = (_Blocks(part.keys, x, key_row) for x in (k_heads, v_heads))
+            grad_bias, found = _part_backward(piece, *of_queries, *of_keys, grad_bias)
             grads = tuple(a + b for a, b in zip(grads, found))
         return grad_bias, grads
 
@@ -136,6 +141,28 @@ class _Piece:
         return Block(cut_queries(query), cut_keys(key), query_ids, key_ids, self.head, self.row)
 
 
+class _Blocks:
+    """The blocks of one row of x, [rows, L, ...], in the order of an axis.
+
+    In the natural order they are cut from the array of all rows: a row by itself would be a copy.
+    """
+
+    def __init__(self, axis, x, row, fill=0):
+        self.size, self.count = axis.block, axis.count
+        if axis.natural:
+            self.slots, self.first = x.reshape(-1, *x.shape[2:]), row * axis.count
+        else:
+            self.slots, self.first = axis.arrange(x[row], fill), 0
+
+    def cut(self, i, count=1):
+        """`count` blocks from block i on, one after the other."""
+        return rows(self.slots, self.first + i, self.size, count)
+
+    def stacked(self):
+        """All of them: [count, size, ...]."""
+        return self.cut(0, self.count).reshape(self.count, self.size, *self.slots.shape[1:])
+
+
 class _Visits:
     """What each block of one axis visits: a band of blocks at once, or single ones in a loop."""
 
@@ -169,23 +196,21 @@ class _Visits:
 
 
 def _part_forward(piece, q, k, v):
-    """Returns (out [T, H], logsumexp [T], MASKED where a query sees nothing) of one part."""
-    part, width = piece.part, q.shape[-1]
-    accumulator = jnp.promote_types(q.dtype, jnp.float32)
-    block_q, block_k = part.queries.block, part.keys.block
-    q, k, v = part.queries.arrange(q), part.keys.arrange(k), part.keys.arrange(v)
+    """Returns (out [T, H], logsumexp [T], MASKED where a query sees nothing) of one part; q, k and v are `_Blocks`."""
+    part, width = piece.part, q.slots.shape[-1]
+    accumulator = jnp.promote_types(q.slots.dtype, jnp.float32)
     visits = _Visits(piece, part.by_query, part.query_band, part.masks, accumulator)
     init = (
-        jnp.full(block_q, FLOOR, accumulator),
-        jnp.zeros(block_q, accumulator),
-        jnp.zeros((block_q, width), accumulator),
+        jnp.full(q.size, FLOOR, accumulator),
+        jnp.zeros(q.size, accumulator),
+        jnp.zeros((q.size, width), accumulator),
     )
 
     def one_query_block(i):
-        q_block = rows(q, i, block_q)
+        q_block = q.cut(i)
 
         def visit(j, mask, state):
-            k_blocks, v_blocks = (rows(x, j, block_k, visits.width) for x in (k, v))
+            k_blocks, v_blocks = (x.cut(j, visits.width) for x in (k, v))
             return _attend_block(piece, state, q_block, k_blocks, v_blocks, mask, piece.block(i, 1, j, visits.width))
 
         return _end(visits.all(i, visit, init))
@@ -195,9 +220,9 @@ def _part_forward(piece, q, k, v):
         return _end(_attend_block(piece, init, *arrays, visits.mask(i), piece.block(i, 1, i, 1)))
 
     if visits.own:
-        out, lse = _at_once(own_block, part, q, k, v)
+        out, lse = _at_once(own_block, q, k, v)
     else:
-        out, lse = lax.map(one_query_block, jnp.arange(part.queries.count))
+        out, lse = lax.map(one_query_block, jnp.arange(q.count))
     return part.queries.restore(out.reshape(-1, width)), part.queries.restore(lse.reshape(-1))
 
 
@@ -225,45 +250,41 @@ def _end(state):
 
 
 def _part_backward(piece, q, g, lse, delta, k, v, grad_bias):
-    """Returns (gradient of the bias so far, gradients of (q, k, v) by one part)."""
-    part, width = piece.part, q.shape[-1]
-    accumulator = jnp.promote_types(q.dtype, jnp.float32)
-    block_q, block_k = part.queries.block, part.keys.block
-    q, g, delta = (part.queries.arrange(x) for x in (q, g, delta))
-    lse = part.queries.arrange(lse, -MASKED)  # exp(s - 1e30) = 0: slots without a query weigh nothing
-    k, v = part.keys.arrange(k), part.keys.arrange(v)
+    """Returns (gradient of the bias so far, gradients of (q, k, v) by one part), of `_Blocks`."""
+    part, width, dtype = piece.part, q.slots.shape[-1], q.slots.dtype
+    accumulator = jnp.promote_types(dtype, jnp.float32)
     visits = _Visits(piece, part.by_key, part.key_band, part.masks.swapaxes(1, 2), accumulator)
 
     def one_key_block(carry, j):
-        k_block, v_block = rows(k, j, block_k), rows(v, j, block_k)
+        k_block, v_block = k.cut(j), v.cut(j)
         k_columns = transposed(k_block, accumulator)
 
         def visit(i, mask, state):
             grad_q, grad_bias, grad_k, grad_v = state
-            of_queries = (rows(x, i, block_q, visits.width) for x in (q, g, lse, delta))
+            of_queries = (x.cut(i, visits.width) for x in (q, g, lse, delta))
             block = piece.block(i, visits.width, j, 1)
             grad_s, more_k, more_v = _pull_block(piece, *of_queries, k_block, v_block, mask, block)
             if piece.bias_arrays:
                 of_bias = lambda *x: bias_block(piece.options, x, block, transposed=True)
                 grad_bias = tuple(a + b for a, b in zip(grad_bias, jax.vjp(of_bias, *piece.bias_arrays)[1](grad_s)))
-            grad_q = add_columns(grad_q, i * block_q, product(k_columns, grad_s.astype(q.dtype), accumulator))
+            grad_q = add_columns(grad_q, i * q.size, product(k_columns, grad_s.astype(dtype), accumulator))
             return grad_q, grad_bias, grad_k + more_k, grad_v + more_v
 
-        zeros = jnp.zeros((block_k, width), accumulator)
+        zeros = jnp.zeros((k.size, width), accumulator)
         *carry, grad_k, grad_v = visits.all(j, visit, (*carry, zeros, zeros))
         return tuple(carry), (grad_k, grad_v)
 
     def own_block(at):
         i, *arrays, k_block, v_block = at
         grad_s, *grads = _pull_block(piece, *arrays, k_block, v_block, visits.mask(i), piece.block(i, 1, i, 1))
-        return product(grad_s.astype(q.dtype).T, k_block, accumulator), *grads
+        return product(grad_s.astype(dtype).T, k_block, accumulator), *grads
 
     if visits.own and not piece.bias_arrays:
-        grad_q, *grads = _at_once(own_block, part, q, g, lse, delta, k, v)
+        grad_q, *grads = _at_once(own_block, q, g, lse, delta, k, v)
         grad_q = grad_q.reshape(-1, width)
     else:
-        init = jnp.zeros((width, q.shape[0]), accumulator), grad_bias
-        (grad_q, grad_bias), grads = lax.scan(one_key_block, init, jnp.arange(part.keys.count))
+        init = jnp.zeros((width, q.count * q.size), accumulator), grad_bias
+        (grad_q, grad_bias), grads = lax.scan(one_key_block, init, jnp.arange(k.count))
         grad_q = rows_of(grad_q)
     grad_k, grad_v = (part.keys.restore(x.reshape(-1, width)) for x in grads)
     return grad_bias, (part.queries.restore(grad_q), grad_k, grad_v)
@@ -286,11 +307,14 @@ def _pull_block(piece, q, g, lse, delta, k, v, mask, block):
     return grad_s, product(grad_s.astype(q.dtype), q, accumulator), grad_v
 
 
-def _at_once(own_block, part, *arrays):
-    """own_block((i, *(block i of each array))) of as many blocks at once as the cache of a core holds."""
-    count, pairs = part.queries.count, part.queries.block * part.keys.block
-    blocks = (jnp.arange(count), *(x.reshape(count, -1, *x.shape[1:]) for x in arrays))
+def _at_once(own_block, *arrays):
+    """own_block((i, *(block i of each of arrays))) of as many blocks at once as the cache of a core holds.
+
+    The first of them are queries, the last ones keys.
+    """
+    count, pairs = arrays[0].count, arrays[0].size * arrays[-1].size
+    blocks = (jnp.arange(count), *(x.stacked() for x in arrays))
     # Barriers: XLA would fold the order of positions into the products, which takes them twice the time.
     blocks = lax.optimization_barrier(blocks)
-    found = lax.map(own_block, blocks, batch_size=min(count, max(1, PAIRS_AT_ONCE // pairs)))
+    found = lax.map(own_block, blocks, batch_size=min(count, max(1, BATCH_PAIRS // pairs)))
     return lax.optimization_barrier(found)

@@ -13,7 +13,7 @@ import numpy as np
 
 from effjax.ops.pattern_algebra import Columns, Part, Pattern, Span
 
-SMALL = 2**12  # pairs of a block whose products are too small to run well one by one
+SMALL_PAIRS = 2**12  # of a block whose products are too small to run well one by one
 PAIRS_AT_ONCE = 2**22  # of positions or of blocks, looked at in one numpy operation
 BLOCKS = (32, 64, 128, 256, 512)  # positions a block may have
 STEP_COST = 2048  # what a step of the loop over blocks costs besides its products, as so many pairs
@@ -57,6 +57,11 @@ class Axis:
         if self.classes_per_block > 1:
             return -(-self.order // self.classes_per_block)
         return self.order * -(-self._class_length // self.block)
+
+    @cached_property
+    def natural(self) -> bool:
+        """Whether the slots are the positions in their order, so that `arrange` changes nothing."""
+        return self.order == 1 and self.columns is None and self.count * self.block == self.length
 
     def arrange(self, x, fill=0):
         """[length, ...] -> [count * block, ...], of numpy or of JAX arrays; slots without a position hold `fill`."""
@@ -157,7 +162,7 @@ def best_axes(part: Part, queries: int, keys: int, query_start: int, head: int) 
             visited += some.sum()
             own = own and np.array_equal(some, np.eye(*some.shape, row, dtype=bool))
         pairs = pair[0].block * pair[1].block
-        return visited * (pairs + (0 if own and pairs <= SMALL else STEP_COST))
+        return visited * (pairs + (0 if own and pairs <= SMALL_PAIRS else STEP_COST))
 
     return min((axes(part, queries, keys, query_start, target) for target in BLOCKS), key=cost)
 

@@ -72,7 +72,7 @@ OURS = {
     "LSH, 4 rounds": lsh,
     "FAVOR+, 256 features": favor,
     "Linformer, 256": linformer,
-    "strided, 128": strided(128),  # the stride of the paper's experiments
+    "strided, 128": strided(128),  # the stride of the paper on images of 64 x 64
     "strided, root": strided(None),
     "fixed": fixed,
 }
